@@ -1,0 +1,35 @@
+#include "attention/split_attention.h"
+
+#include <cmath>
+
+namespace swap {
+namespace {
+
+// softmax(q k^T / sqrt(d)) in fp32: [B,H,N,L]
+at::Tensor attention_map(const at::Tensor& q, const at::Tensor& k) {
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(-1)));
+  return at::softmax(at::matmul(q * scale, k.transpose(-1, -2)), -1, at::kFloat);
+}
+
+}  // namespace
+
+SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                           const at::Tensor& k_ref, const at::Tensor& weights) {
+  if (!k_ref.defined()) return {at::scaled_dot_product_attention(q, k, v), {}};
+  const auto map = attention_map(q, k);
+  at::Tensor reference;
+  {
+    at::NoGradGuard constant;
+    reference = attention_map(q.detach(), k_ref);
+  }
+  auto squared = (map - reference).square();
+  if (weights.defined()) squared = squared * weights;
+  return {at::matmul(map.to(v.scalar_type()), v), squared.sum({1, 2, 3}) / static_cast<double>(q.size(1))};
+}
+
+SplitAttentionResult split_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                     const at::Tensor& k_ref, const at::Tensor& weights) {
+  return split_attention_eager(q, k, v, k_ref, weights);
+}
+
+}  // namespace swap

@@ -1,0 +1,26 @@
+// Split cross-attention with the subject-wise attention loss: the op.
+//
+//   O    [B,H,N,d] = A_t V_t,                            A_t = softmax(s Q K_t^T),  s = 1/sqrt(d)
+//   loss [B]       = sum_{h,n,t} w_t (A_t - A_r)^2 / H,  A_r = softmax(s Q K_r^T), a constant: no gradient through it
+//
+// Every make of the op stands behind these functions.
+#pragma once
+
+#include <ATen/ATen.h>
+
+namespace swap {
+
+struct SplitAttentionResult {
+  at::Tensor out;   // [B,H,N,d], the dtype of q
+  at::Tensor loss;  // [B] fp32; undefined without k_ref
+};
+
+// q [B,H,N,d], k and v [B,H,L,d], k_ref [1|B,H,L,d] or undefined, weights [L] fp32 or undefined (1 everywhere)
+SplitAttentionResult split_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                     const at::Tensor& k_ref = {}, const at::Tensor& weights = {});
+
+// The plain LibTorch version: the reference that the others are tested against.
+SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                           const at::Tensor& k_ref, const at::Tensor& weights);
+
+}  // namespace swap

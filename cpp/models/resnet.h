@@ -1,0 +1,32 @@
+// The residual block of the U-Net (with a timestep embedding) and of the VAE (without one).
+#pragma once
+
+#include "models/layers.h"
+
+namespace swap {
+
+struct ResnetBlock {
+  GroupNorm norm1, norm2;
+  Conv2d conv1, conv2;
+  Linear time;       // [B, time width] -> [B, out]; undefined in the VAE
+  Conv2d shortcut;   // 1x1, where in != out
+
+  ResnetBlock(const Scope& scope, int64_t in, int64_t out, int64_t time_width, int64_t groups, double eps)
+      : norm1(scope / "norm1", in, groups, eps),
+        norm2(scope / "norm2", out, groups, eps),
+        conv1(scope / "conv1", in, out, 3, 1, 1),
+        conv2(scope / "conv2", out, out, 3, 1, 1) {
+    if (time_width > 0) time = Linear(scope / "time_emb_proj", time_width, out);
+    if (in != out) shortcut = Conv2d(scope / "conv_shortcut", in, out, 1);
+  }
+
+  // x [B, in, h, w], time_embedding [B, time width] after SiLU, or undefined
+  at::Tensor operator()(const at::Tensor& x, const at::Tensor& time_embedding = {}) const {
+    auto h = conv1(at::silu(norm1(x)));
+    if (time.weight.defined()) h = h + time(time_embedding).unsqueeze(-1).unsqueeze(-1);
+    h = conv2(at::silu(norm2(h)));
+    return (shortcut.weight.defined() ? shortcut(x) : x) + h;
+  }
+};
+
+}  // namespace swap

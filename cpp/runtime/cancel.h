@@ -1,0 +1,27 @@
+// Cancellation: a flag that is polled at every block, in the forward pass and in the backward pass.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <atomic>
+
+#include "runtime/error.h"
+
+namespace swap {
+
+class Cancel {
+ public:
+  explicit Cancel(const std::atomic<bool>* flag = nullptr) : flag_(flag) {}
+
+  void check() const {
+    if (flag_ && flag_->load(std::memory_order_relaxed)) throw Cancelled();
+  }
+
+  // Checks now and, where gradients flow through `x`, again when the backward pass comes by. Returns x's value.
+  at::Tensor at(const at::Tensor& x) const;
+
+ private:
+  const std::atomic<bool>* flag_;
+};
+
+}  // namespace swap

@@ -1,0 +1,123 @@
+#include "runtime/device.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+
+#include <fstream>
+#include <mutex>
+
+#include "runtime/error.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <cpuid.h>
+#endif
+
+namespace swap {
+namespace {
+
+struct Features {
+  bool avx2 = false, avx512f = false, avx512_bf16 = false, amx_bf16 = false;
+};
+
+Features detect() {
+  Features f;
+#if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
+  f.avx2 = __builtin_cpu_supports("avx2");
+  f.avx512f = __builtin_cpu_supports("avx512f");
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) f.avx512_bf16 = f.avx512f && (a >> 5 & 1);
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) f.amx_bf16 = f.avx512f && (d >> 22 & 1);
+#endif
+  return f;
+}
+
+std::mutex threads_mutex;
+int64_t threads_value = 0, threads_holders = 0;
+
+}  // namespace
+
+std::string cpu_features() {
+  const Features f = detect();
+  std::string s;
+  if (f.avx2) s += "avx2 ";
+  if (f.avx512f) s += "avx512f ";
+  if (f.avx512_bf16) s += "avx512_bf16 ";
+  if (f.amx_bf16) s += "amx_bf16 ";
+  if (!s.empty()) s.pop_back();
+  return s;
+}
+
+std::string dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    default:
+      return "float32";
+  }
+}
+
+Compute resolve_compute(const LoadRequest& request) {
+  Compute compute;
+  const bool cuda = request.device.rfind("cuda", 0) == 0;
+  if (cuda) {
+    if (!at::hasCUDA()) {
+      throw Error("SWAP_DEVICE_UNAVAILABLE", "device '" + request.device + "' is not there: LibTorch finds no CUDA",
+                  "use device 'cpu', or run `npx swap doctor` to see why");
+    }
+    compute.device = at::Device(request.device);
+  } else if (request.device != "cpu") {
+    throw Error("SWAP_DEVICE_UNAVAILABLE", "unknown device '" + request.device + "'", "use 'cpu', 'cuda' or 'cuda:N'");
+  }
+  const Features f = detect();
+  if (request.dtype == "auto") {
+    compute.dtype = cuda || f.avx512_bf16 || f.amx_bf16 ? at::kBFloat16 : at::kFloat;
+  } else if (request.dtype == "float32") {
+    compute.dtype = at::kFloat;
+  } else if (request.dtype == "bfloat16") {
+    compute.dtype = at::kBFloat16;
+  } else if (request.dtype == "float16") {
+    if (!cuda) {
+      throw Error("SWAP_DEVICE_DTYPE", "dtype 'float16' is unusably slow on a CPU", "use 'bfloat16' or 'float32'");
+    }
+    compute.dtype = at::kHalf;
+  } else {
+    throw Error("SWAP_DEVICE_DTYPE", "unknown dtype '" + request.dtype + "'");
+  }
+  return compute;
+}
+
+int64_t available_memory() {
+  std::ifstream info("/proc/meminfo");
+  std::string key, unit;
+  int64_t kib = 0;
+  while (info >> key >> kib >> unit) {
+    if (key == "MemAvailable:") return kib * 1024;
+  }
+  return int64_t(4) << 30;
+}
+
+int64_t ThreadLease::take(int64_t threads) {
+  std::lock_guard lock(threads_mutex);
+  if (threads_holders > 0 && threads > 0 && threads != threads_value) {
+    throw Error("SWAP_DEVICE_THREADS",
+                "threads: " + std::to_string(threads) + " was asked for, but another engine of this process runs with " +
+                    std::to_string(threads_value),
+                "threads hold for the whole process: close the other engine or leave the option out");
+  }
+  if (threads_holders == 0) threads_value = threads > 0 ? threads : at::get_num_threads();
+  // OpenMP keeps the count by thread, so every engine's worker sets it.
+  at::set_num_threads(static_cast<int>(threads_value));
+  if (!held_) ++threads_holders;
+  held_ = true;
+  return threads_value;
+}
+
+ThreadLease::~ThreadLease() {
+  if (!held_) return;
+  std::lock_guard lock(threads_mutex);
+  --threads_holders;
+}
+
+}  // namespace swap
