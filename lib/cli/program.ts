@@ -1,0 +1,30 @@
+/** The commands of `swap` and what they have in common in their help. */
+
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Command } from 'commander'
+import { packageRoot } from '../paths.ts'
+import { addSetup } from './setup.ts'
+
+function version(): string {
+  return (JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string }).version
+}
+
+export function buildProgram(): Command {
+  const program = new Command('swap')
+    .description('Teach a Stable Diffusion model one subject from one photo, and put it into any prompt.')
+    .version(version(), '-V, --version', 'the version of this package')
+    .showHelpAfterError('(see --help)')
+    .exitOverride()
+    .configureHelp({ showGlobalOptions: false })
+    .addHelpText(
+      'after',
+      '\nExamples:\n' +
+        '  $ swap setup\n' +
+        '  $ swap learn me.jpg --class person --name alice --out alice.safetensors\n' +
+        '  $ swap generate "a photo of <alice> at the beach" --subject alice.safetensors --out pictures\n' +
+        '\nExit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.',
+    )
+  addSetup(program)
+  return program
+}
