@@ -1,0 +1,243 @@
+"""The method in plain PyTorch on diffusers' models: what the engine's trainer is compared with.
+
+A subject is, for each of S stages of the noise schedule, one vector a class token for the attention's keys (P_K) and
+one for its values (P_V). They replace the class word's token embeddings in front of the frozen text encoder. What is
+learnt is a small self-attention module that makes all of them, or the vectors themselves.
+
+Beside the base model's own loss, the cross-attention maps of the subject's prompt are held near those that the class
+word gives for the same queries.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from models import Parts
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+
+@dataclass
+class CrossAttentionContext:
+    """What the U-Net's cross-attention layers are given, and the attention loss that they leave behind."""
+
+    keys: Tensor | None = None  # [B, L, C], text states that K is projected from
+    values: Tensor | None = None
+    reference: Tensor | None = None  # the class word's text states; None: no attention loss
+    levels: frozenset[int] = frozenset()  # where the loss is taken
+    token_weights: Tensor | None = None  # [L]
+    losses: list[Tensor] = field(default_factory=list)  # one [B] tensor a layer
+
+
+class SplitCrossAttention:
+    """Cross-attention with K and V from different text states.
+
+    A_t = softmax(Q K^T / sqrt(d)) with K from the target's keys, A_r with K from the reference and the same Q, and the
+    layer's loss is the sum over pixels and tokens of (A_t - A_r)^2, averaged over the heads. A_r is an anchor: no
+    gradient flows into it.
+    """
+
+    def __init__(self, context: CrossAttentionContext, level: int):
+        self.context = context
+        self.level = level
+
+    def __call__(self, attention, hidden_states: Tensor, *_, **__) -> Tensor:
+        context = self.context
+        queries = self._heads(attention, attention.to_q(hidden_states))
+        keys = self._heads(attention, attention.to_k(context.keys))
+        values = self._heads(attention, attention.to_v(context.values))
+        target = self._map(queries, keys)
+        if context.reference is not None and self.level in context.levels:
+            with torch.no_grad():
+                anchor = self._map(queries, self._heads(attention, attention.to_k(context.reference)))
+            difference = (target - anchor) ** 2
+            if context.token_weights is not None:
+                difference = difference * context.token_weights
+            context.losses.append(difference.sum((-2, -1)).mean(1))
+        output = (target @ values).transpose(1, 2).flatten(2)
+        for layer in attention.to_out:
+            output = layer(output)
+        return output
+
+    @staticmethod
+    def _heads(attention, states: Tensor) -> Tensor:
+        return states.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+
+    @staticmethod
+    def _map(queries: Tensor, keys: Tensor) -> Tensor:
+        return (queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5).softmax(-1)
+
+
+def split_cross_attention(unet: UNet2DConditionModel) -> CrossAttentionContext:
+    """Puts SplitCrossAttention into every cross-attention layer of a U-Net; returns what they all share."""
+    context = CrossAttentionContext()
+    coarsest = len(unet.config.block_out_channels) - 1
+    processors = dict(unet.attn_processors)
+    for name in processors:
+        if ".attn2." in name:
+            block, index = name.split(".")[:2]
+            level = {"down_blocks": lambda: int(index), "up_blocks": lambda: coarsest - int(index)}.get(
+                block, lambda: coarsest
+            )()
+            processors[name] = SplitCrossAttention(context, level)
+    unet.set_attn_processor(processors)
+    return context
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention over [tokens, width]."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(0, 1) for layer in (self.q, self.k, self.v))
+        weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
+        return self.out((weights @ v).transpose(0, 1).flatten(1))
+
+
+class StageTokens(nn.Module):
+    """The self-attention module that makes all vectors of a subject; at first they are the class word's.
+
+    One token for each (K before V, stage, class token): the class token's embedding, scaled to unit deviation, plus a
+    learnt position; two self-attention layers and a GEGLU feed-forward, all with norms in front, and a linear layer
+    that starts at zero.
+    """
+
+    def __init__(self, embedding: Tensor, gain: float, stages: int, split: bool):
+        super().__init__()
+        tokens, width = embedding.shape
+        heads = max(1, width // 64)
+        self.shape = (2 if split else 1, stages, tokens, width)
+        self.embedding, self.gain = embedding, gain
+        self.position = nn.Parameter(torch.randn(self.shape[0] * stages * tokens, width) * 0.02)
+        self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(width) for _ in range(4))
+        self.attn1, self.attn2 = SelfAttention(width, heads), SelfAttention(width, heads)
+        self.ff1, self.ff2 = nn.Linear(width, 8 * width), nn.Linear(4 * width, width)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """P_K and P_V, [stages, tokens, width] each."""
+        embedding = self.embedding.expand(self.shape)
+        x = (embedding / self.embedding.std()).flatten(0, 2) + self.position
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x))
+        a, b = self.ff1(self.norm3(x)).chunk(2, -1)
+        x = x + self.ff2(a * F.gelu(b))
+        vectors = embedding + self.gain * self.out(self.norm4(x)).view(self.shape)
+        return vectors[0], vectors[-1]
+
+
+class StageVectors(nn.Module):
+    """The vectors themselves, as differences from the class word in units of the token embeddings' deviation."""
+
+    def __init__(self, embedding: Tensor, gain: float, stages: int, split: bool):
+        super().__init__()
+        self.embedding, self.gain = embedding, gain
+        self.k = nn.Parameter(torch.zeros(stages, *embedding.shape))
+        if split:
+            self.v = nn.Parameter(torch.zeros(stages, *embedding.shape))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        keys = self.embedding + self.gain * self.k
+        return keys, self.embedding + self.gain * self.v if hasattr(self, "v") else keys
+
+
+def text_states(
+    encoder: CLIPTextModel, ids: Tensor, vectors: Tensor | None = None, positions: list[int] | None = None
+) -> Tensor:
+    """States [B, L, C]; `vectors` [B, n, d] replace the token embeddings from each prompt's position on."""
+    if vectors is None:
+        return encoder(ids)[0]
+
+    def inject(_module, _inputs, embeddings: Tensor) -> Tensor:
+        rows = []
+        for row, vector, position in zip(embeddings, vectors, positions, strict=True):
+            rows.append(torch.cat([row[:position], vector, row[position + len(vector) :]]))
+        return torch.stack(rows)
+
+    hook = encoder.get_input_embeddings().register_forward_hook(inject)
+    try:
+        return encoder(ids)[0]
+    finally:
+        hook.remove()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is trained and how; the names are those of the engine's LearnRequest."""
+
+    ids: list[list[int]]  # one padded prompt a template, with the class word
+    positions: list[int]  # where the class word begins in each
+    class_tokens: int = 1
+    stages: int = 5
+    split: bool = True
+    parametrization: str = "attention"
+    attention_weight: float = 0.003
+    levels: tuple[int, ...] = ()  # empty: all
+    token_weights: tuple[float, ...] = ()
+    mask: Tensor | None = None  # [h, w]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What a training step draws at random."""
+
+    timesteps: Tensor  # [B], whole numbers
+    templates: Tensor  # [B]
+    latents: Tensor  # [B, 4, h, w], scaled
+    noise: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    total: Tensor
+    reconstruction: Tensor
+    attention: Tensor  # not weighted
+
+
+class Training:
+    """One model, one class word, and what is learnt about it."""
+
+    def __init__(self, parts: Parts, scheduler, options: Options):
+        self.parts, self.scheduler, self.options = parts, scheduler, options
+        self.context = split_cross_attention(parts.unet)
+        levels = len(parts.unet.config.block_out_channels)
+        self.context.levels = frozenset(options.levels or range(levels))
+        if options.token_weights:
+            self.context.token_weights = torch.tensor(options.token_weights)
+        table = parts.text_encoder.get_input_embeddings().weight
+        first = options.positions[0]
+        embedding = table[torch.tensor(options.ids[0][first : first + options.class_tokens])].clone()
+        kind = StageTokens if options.parametrization == "attention" else StageVectors
+        self.module = kind(embedding, float(table.std()), options.stages, options.split)
+
+    def losses(self, draws: Draws) -> Losses:
+        options, context, scheduler = self.options, self.context, self.scheduler
+        train_timesteps = scheduler.config.num_train_timesteps
+        stages = draws.timesteps * options.stages // train_timesteps
+        keys, values = self.module()
+        ids = torch.tensor(options.ids)[draws.templates]
+        positions = [options.positions[template] for template in draws.templates]
+        encoder = self.parts.text_encoder
+        context.keys = text_states(encoder, ids, keys[stages], positions)
+        context.values = text_states(encoder, ids, values[stages], positions)
+        context.reference = text_states(encoder, ids)
+        context.losses = []
+        noisy = scheduler.add_noise(draws.latents, draws.noise, draws.timesteps)
+        prediction = self.parts.unet(noisy, draws.timesteps, encoder_hidden_states=context.keys).sample
+        if scheduler.config.prediction_type == "v_prediction":
+            target = scheduler.get_velocity(draws.latents, draws.noise, draws.timesteps)
+        else:
+            target = draws.noise
+        error = (prediction - target) ** 2
+        reconstruction = (error if options.mask is None else options.mask * error).mean()
+        # The sum over pixels keeps its meaning at every size: the factor is 1 for 64 x 64 latents.
+        pixels = draws.latents.shape[-2] * draws.latents.shape[-1]
+        attention = torch.stack(context.losses).mean() * 4096 / pixels
+        return Losses(reconstruction + options.attention_weight * attention, reconstruction, attention)

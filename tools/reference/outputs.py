@@ -1,0 +1,96 @@
+"""What diffusers computes with every folder of models.py and the embedded model: text states, U-Net, VAE both ways.
+
+    python outputs.py --models FOLDER --out FOLDER
+
+writes one file a model with inputs and fp32 outputs, and under bf16. what diffusers computes in bfloat16.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from method import split_cross_attention
+from models import Parts, build_all, load
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def inputs(name: str, parts: Parts) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(len(name))
+    encoder, unet, vae = parts.text_encoder.config, parts.unet.config, parts.vae.config
+    channels, width = unet.in_channels, unet.cross_attention_dim
+    coarsest = 2 ** (len(unet.block_out_channels) - 1)
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return {
+        "text.ids": torch.randint(0, encoder.vocab_size, (3, encoder.max_position_embeddings), generator=generator),
+        "unet.latents": noise(2, channels, 3 * coarsest, 4 * coarsest),
+        # Euler's timesteps lie between the whole numbers.
+        "unet.timesteps": torch.tensor([3.0, 700.5]),
+        "unet.states_k": noise(2, encoder.max_position_embeddings, width),
+        "unet.states_v": noise(2, encoder.max_position_embeddings, width),
+        # Not a multiple of what the downsampling asks for.
+        "uneven.latents": noise(1, channels, 3 * coarsest + 1, 4 * coarsest - 1),
+        "uneven.timesteps": torch.tensor([981.0]),
+        "vae.image": (noise(2, 3, 4 * factor, 6 * factor) * 0.5).clamp(-1, 1),
+        "vae.latents": noise(2, vae.latent_channels, 6, 5),
+    }
+
+
+@torch.no_grad()
+def outputs(parts: Parts, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    dtype = parts.unet.dtype
+
+    def cast(name: str) -> Tensor:
+        return given[name].to(dtype)
+
+    def unet(case: str, rows: int) -> Tensor:
+        states = cast("unet.states_k")[:rows]
+        return parts.unet(cast(f"{case}.latents"), given[f"{case}.timesteps"], encoder_hidden_states=states).sample
+
+    posterior = parts.vae.encode(cast("vae.image")).latent_dist
+    return {
+        "text.states": parts.text_encoder(given["text.ids"])[0],
+        "unet.output": unet("unet", 2),
+        "uneven.output": unet("uneven", 1),
+        "vae.mean": posterior.mean,
+        "vae.std": posterior.std,
+        "vae.decoded": parts.vae.decode(cast("vae.latents")).sample,
+    }
+
+
+@torch.no_grad()
+def split_output(parts: Parts, given: dict[str, Tensor], expected: Tensor) -> Tensor:
+    """The U-Net's output with K and V from different states; with the same states it must be diffusers' own."""
+    context = split_cross_attention(parts.unet)
+    latents, timesteps, keys = (given[f"unet.{name}"] for name in ("latents", "timesteps", "states_k"))
+    context.keys = context.values = keys
+    same = parts.unet(latents, timesteps, encoder_hidden_states=keys).sample
+    torch.testing.assert_close(same, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    context.values = given["unet.states_v"]
+    return parts.unet(latents, timesteps, encoder_hidden_states=keys).sample
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, folder in build_all(arguments.models).items():
+        parts = load(folder)
+        given = inputs(name, parts)
+        computed = outputs(parts, given)
+        computed["split.output"] = split_output(parts, given, computed["unet.output"])
+        rounded = outputs(load(folder, torch.bfloat16), given)
+        tensors = {**given, **computed, **{f"bf16.{key}": tensor for key, tensor in rounded.items()}}
+        save_file(
+            {key: tensor.float().contiguous() for key, tensor in tensors.items()}, arguments.out / f"{name}.safetensors"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Whole pictures by diffusers' StableDiffusionPipeline in fp32.
+
+    python pictures.py --models FOLDER --out FOLDER
+
+writes one file a case with `images` [N, height, width, 3] in 0..255 and the metadata `case`, JSON with what to ask for;
+beside it a PNG of the first picture to look at.
+"""
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import diffusers
+import numpy
+import torch
+from diffusers import StableDiffusionPipeline
+from models import build_all
+from PIL import Image
+from safetensors.numpy import save_file
+
+# The package's scheduler names; None is the folder's own.
+SCHEDULERS = {
+    "ddim": ("DDIMScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpm++2m": ("DPMSolverMultistepScheduler", {}),
+    "dpm++2m-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    scheduler: str | None = None
+    prompt: str = "a photo of a person at the beach"
+    negative: str = ""
+    steps: int = 7
+    guidance: float = 4.0
+    seeds: tuple[int, ...] = (1,)
+    width: int = 128
+    height: int = 128
+
+
+CASES = [
+    *(Case("mini", name, negative="a cat", seeds=(7, 123)) for name in SCHEDULERS),
+    Case("mini", width=96, height=160, seeds=(0,)),
+    Case("mini", "euler", guidance=1.0, negative="not used", seeds=(2**31 + 5,)),
+    Case("mini", prompt="a person with sunglasses, in the snow", negative="a dog", steps=20, guidance=7.5, seeds=(1, 2, 3)),
+    *(Case("sd1", name, prompt="person, it's 2 dogs!", seeds=(3,), steps=5) for name in (None, "ddim", "dpm++2m")),
+    *(Case("sd2", name, seeds=(4, 5), steps=5, width=72, height=56) for name in (None, "euler", "unipc")),
+    Case("one-head", seeds=(6,), steps=6, width=32, height=32),
+]  # fmt: skip
+
+
+def pipeline(folder: Path, scheduler: str | None) -> StableDiffusionPipeline:
+    variant = "fp16" if list((folder / "unet").glob("*.fp16*")) else None
+    pipe = StableDiffusionPipeline.from_pretrained(
+        folder, variant=variant, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    if scheduler is not None:
+        name, options = SCHEDULERS[scheduler]
+        pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **options)
+    return pipe
+
+
+def draw(case: Case, folder: Path) -> numpy.ndarray:
+    count = len(case.seeds)
+    images = pipeline(folder, case.scheduler)(
+        prompt=[case.prompt] * count,
+        negative_prompt=[case.negative] * count,
+        num_inference_steps=case.steps,
+        guidance_scale=case.guidance,
+        generator=[torch.Generator().manual_seed(seed) for seed in case.seeds],
+        width=case.width,
+        height=case.height,
+        output_type="np",
+    ).images
+    return (images * 255).round().astype(numpy.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    folders = build_all(arguments.models)
+    for index, case in enumerate(CASES):
+        images = draw(case, folders[case.model])
+        path = arguments.out / f"{index:02}.safetensors"
+        save_file({"images": images}, path, {"case": json.dumps(asdict(case))})
+        Image.fromarray(images[0].astype(numpy.uint8)).save(path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
