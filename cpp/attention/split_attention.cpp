@@ -19,7 +19,7 @@ SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor
   const auto map = attention_map(q, k);
   at::Tensor reference;
   {
-    at::NoGradGuard constant;
+    c10::NoGradGuard constant;
     reference = attention_map(q.detach(), k_ref);
   }
   auto squared = (map - reference).square();

@@ -23,7 +23,7 @@ struct CancelPoint : torch::autograd::Function<CancelPoint> {
 
 at::Tensor Cancel::at(const at::Tensor& x) const {
   check();
-  if (!flag_ || !at::GradMode::is_enabled() || !x.requires_grad()) return x;
+  if (!flag_ || !c10::GradMode::is_enabled() || !x.requires_grad()) return x;
   return CancelPoint::apply(x, reinterpret_cast<int64_t>(flag_));
 }
 

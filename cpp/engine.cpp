@@ -1,0 +1,119 @@
+// The engine behind engine.h, and the one wall where exceptions become a Status.
+#include "engine.h"
+
+#include <ATen/Context.h>
+#include <torch/version.h>
+
+#include <memory>
+#include <new>
+#include <optional>
+
+#include "evaluate.h"
+#include "models/diffusion_model.h"
+#include "personalize/trainer.h"
+#include "sample/sampler.h"
+
+namespace swap {
+namespace {
+
+// The first line of a LibTorch error says what happened; the rest is its own stack.
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+Status out_of_memory(const std::string& what) {
+  return {"SWAP_MEMORY_EXHAUSTED", "out of memory: " + what, "use a smaller picture or batch, or dtype 'bfloat16'"};
+}
+
+template <typename Body>
+Status guard(Body&& body) noexcept {
+  try {
+    try {
+      body();
+      return {};
+    } catch (const Cancelled&) {
+      return {"SWAP_CANCELLED", "the job was cancelled", ""};
+    } catch (const Error& e) {
+      return {e.code, e.what(), e.hint};
+    } catch (const c10::OutOfMemoryError& e) {
+      return out_of_memory(first_line(e.what_without_backtrace()));
+    } catch (const c10::Error& e) {
+      const auto what = first_line(e.what_without_backtrace());
+      if (what.find("can't allocate memory") != std::string::npos) return out_of_memory(what);
+      return {"SWAP_ENGINE_INTERNAL", "LibTorch: " + what, "please report this"};
+    } catch (const std::bad_alloc&) {
+      return out_of_memory("allocation failed");
+    } catch (const std::exception& e) {
+      return {"SWAP_ENGINE_INTERNAL", first_line(e.what()), "please report this"};
+    }
+  } catch (...) {
+    // Even the message could not be made.
+  }
+  return Status{"SWAP_ENGINE_INTERNAL", "", ""};
+}
+
+class TorchEngine final : public Engine {
+ public:
+  Status load(const LoadRequest& request, const Hooks& hooks, EngineInfo& info) noexcept override {
+    return guard([&] {
+      if (model_) throw Error("SWAP_ENGINE_ARGUMENT", "this engine has a model already");
+      const auto check = [](bool ok, const char* what) {
+        if (!ok) throw Error("SWAP_ENGINE_ARGUMENT", std::string("spec: ") + what);
+      };
+      check(!request.spec.text_encoders.empty(), "no text encoder");
+      check(!request.spec.unet.levels.empty(), "the U-Net has no level");
+      check(!request.spec.vae.channels.empty(), "the VAE has no level");
+      Compute compute = resolve_compute(request);
+      compute.threads = threads_.take(request.threads);
+      // Denormals make some layers ten times slower and change nothing that can be seen.
+      at::globalContext().setFlushDenormal(true);
+      c10::NoGradGuard no_grad;
+      WeightStore store(request.tensors, compute, Cancel(hooks.cancelled), [&](int64_t done, int64_t total) {
+        if (!hooks.progress) return;
+        Progress progress;
+        progress.phase = "load";
+        progress.done = done;
+        progress.total = total;
+        hooks.progress(progress);
+      });
+      model_.emplace(store, request.spec);
+      info.device = compute.device.str();
+      info.dtype = dtype_name(compute.dtype);
+      info.threads = compute.threads;
+      info.parameters = store.parameters();
+      info.weight_bytes = store.bytes();
+      info.libtorch = TORCH_VERSION;
+      info.attention = "eager";
+      info.cpu_features = cpu_features();
+    });
+  }
+
+  Status learn(const LearnRequest& request, const Hooks& hooks, LearnResult& result) noexcept override {
+    return guard([&] { swap::learn(model(), request, hooks, result); });
+  }
+
+  Status generate(const GenerateRequest& request, const Hooks& hooks, GenerateResult& result) noexcept override {
+    return guard([&] { swap::generate(model(), request, hooks, result); });
+  }
+
+  Status evaluate(const EvaluateRequest& request, const Hooks& hooks, EvaluateResult& result) noexcept override {
+    return guard([&] { swap::evaluate(model(), request, hooks, result); });
+  }
+
+ private:
+  const DiffusionModel& model() const {
+    if (!model_) throw Error("SWAP_ENGINE_ARGUMENT", "no model is loaded");
+    return *model_;
+  }
+
+  ThreadLease threads_;
+  std::optional<DiffusionModel> model_;
+};
+
+Engine* create() noexcept { return new (std::nothrow) TorchEngine(); }
+void destroy(Engine* engine) noexcept { delete engine; }
+
+constexpr EngineFactory kFactory{kEngineAbi, "cpu", TORCH_VERSION, &create, &destroy};
+
+}  // namespace
+}  // namespace swap
+
+extern "C" SWAP_EXPORT const swap::EngineFactory* swap_engine() noexcept { return &swap::kFactory; }

@@ -1,0 +1,149 @@
+#include "evaluate.h"
+
+#include <algorithm>
+
+#include "personalize/trainer.h"
+#include "runtime/tensors.h"
+#include "sample/scheduler.h"
+
+namespace swap {
+namespace {
+
+class Evaluation {
+ public:
+  Evaluation(const DiffusionModel& model, const EvaluateRequest& request, Cancel cancel, EvaluateResult& result)
+      : model_(model), request_(request), cancel_(cancel), result_(result) {}
+
+  void text_states() {
+    c10::NoGradGuard no_grad;
+    const auto& encoder = model_.text.at(request_.text_encoder);
+    put("states", encoder.encode(encoder.embed(input("ids").to(at::kLong)), cancel_));
+  }
+
+  void unet() {
+    c10::NoGradGuard no_grad;
+    AttentionContext context;
+    context.cancel = cancel_;
+    context.k_states = input("states_k").to(model_.unet.dtype());
+    context.v_states = input("states_v").to(model_.unet.dtype());
+    put("output", model_.unet(input("latents"), input("timesteps"), context));
+  }
+
+  void vae_encode() {
+    c10::NoGradGuard no_grad;
+    const auto [mean, deviation] = model_.vae.encode(input("image"), cancel_);
+    put("mean", mean);
+    put("std", deviation);
+  }
+
+  void vae_decode() {
+    c10::NoGradGuard no_grad;
+    put("image", model_.vae.decode(input("latents"), cancel_));
+  }
+
+  void trajectory() {
+    c10::NoGradGuard no_grad;
+    if (!request_.scheduler) throw Error("SWAP_ENGINE_ARGUMENT", "trajectory: no scheduler");
+    auto scheduler = make_scheduler(*request_.scheduler, request_.steps);
+    const auto outputs = input("outputs");
+    const auto& timesteps = scheduler->timesteps();
+    if (outputs.size(0) < static_cast<int64_t>(timesteps.size())) {
+      throw Error("SWAP_ENGINE_ARGUMENT", "trajectory: " + std::to_string(outputs.size(0)) + " outputs for " +
+                                              std::to_string(timesteps.size()) + " calls");
+    }
+    auto sample = input("sample") * scheduler->init_noise_sigma();
+    std::vector<int64_t> seeds;
+    for (const double seed : values("seed")) seeds.push_back(static_cast<int64_t>(seed));
+    Noise noise(seeds);
+    std::vector<at::Tensor> samples, inputs;
+    for (size_t i = 0; i < timesteps.size(); ++i) {
+      const auto call = static_cast<int64_t>(i);
+      inputs.push_back(scheduler->scale_model_input(sample, call));
+      sample = scheduler->step(outputs[call], call, sample, noise);
+      samples.push_back(sample);
+    }
+    put("timesteps", at::tensor(timesteps));
+    put("inputs", at::stack(inputs));
+    put("samples", at::stack(samples));
+  }
+
+  void gradient() {
+    Trainer trainer(model_, learn(), cancel_);
+    {
+      c10::NoGradGuard no_grad;
+      for (const auto& [name, parameter] : trainer.parameters()) {
+        if (has(name)) parameter.copy_(input(name));
+      }
+    }
+    TrainingDraw draw;
+    for (const double t : values("timesteps")) draw.timesteps.push_back(static_cast<int64_t>(t));
+    for (const double j : values("templates")) draw.templates.push_back(static_cast<int64_t>(j));
+    draw.latents = input("latents");
+    draw.noise = input("noise");
+    const auto loss = trainer.loss(draw);
+    const auto gradients = trainer.gradients(loss);
+    put("loss", loss.total);
+    put("reconstruction", loss.reconstruction);
+    put("attention", loss.attention);
+    const auto& parameters = trainer.parameters();
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      put("grad." + parameters[i].first, gradients[i].defined() ? gradients[i] : at::zeros_like(parameters[i].second));
+    }
+    const auto subject = trainer.subject();
+    result_.outputs.push_back({"k", {static_cast<int64_t>(subject.k[0].size())}, subject.k[0]});
+    result_.outputs.push_back({"v", {static_cast<int64_t>(subject.v[0].size())}, subject.v[0]});
+  }
+
+  void draws() {
+    c10::NoGradGuard no_grad;
+    const Trainer trainer(model_, learn(), cancel_);
+    const auto draw = trainer.draw(static_cast<int64_t>(values("step").at(0)));
+    put("timesteps", at::tensor(draw.timesteps));
+    put("templates", at::tensor(draw.templates));
+    put("latents", draw.latents);
+    put("noise", draw.noise);
+  }
+
+ private:
+  const NamedTensor* find(const std::string& name) const {
+    const auto& inputs = request_.inputs;
+    const auto found = std::find_if(inputs.begin(), inputs.end(), [&](const auto& t) { return t.name == name; });
+    return found == inputs.end() ? nullptr : &*found;
+  }
+  bool has(const std::string& name) const { return find(name) != nullptr; }
+  at::Tensor input(const std::string& name) const {
+    const auto* tensor = find(name);
+    if (!tensor) throw Error("SWAP_ENGINE_ARGUMENT", request_.op + ": no input '" + name + "'");
+    return to_tensor(*tensor).to(model_.compute.device);
+  }
+  std::vector<float> values(const std::string& name) const {
+    const auto* tensor = find(name);
+    return tensor ? tensor->data : std::vector<float>();
+  }
+  const LearnRequest& learn() const {
+    if (!request_.learn) throw Error("SWAP_ENGINE_ARGUMENT", request_.op + ": no learn request");
+    return *request_.learn;
+  }
+  void put(const std::string& name, const at::Tensor& tensor) { result_.outputs.push_back(to_named(name, tensor)); }
+
+  const DiffusionModel& model_;
+  const EvaluateRequest& request_;
+  Cancel cancel_;
+  EvaluateResult& result_;
+};
+
+}  // namespace
+
+void evaluate(const DiffusionModel& model, const EvaluateRequest& request, const Hooks& hooks, EvaluateResult& result) {
+  Evaluation evaluation(model, request, Cancel(hooks.cancelled), result);
+  if (request.op == "text_states") return evaluation.text_states();
+  if (request.op == "unet") return evaluation.unet();
+  if (request.op == "vae_encode") return evaluation.vae_encode();
+  if (request.op == "vae_decode") return evaluation.vae_decode();
+  if (request.op == "trajectory") return evaluation.trajectory();
+  if (request.op == "gradient") return evaluation.gradient();
+  if (request.op == "draws") return evaluation.draws();
+  throw Error("SWAP_ENGINE_ARGUMENT", "evaluate: unknown op '" + request.op + "'");
+}
+
+}  // namespace swap

@@ -1,0 +1,44 @@
+#include "models/diffusion_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "sample/noise_schedule.h"
+
+namespace swap {
+namespace {
+
+std::vector<TextEncoder> read_text_encoders(WeightStore& store, const ModelSpec& spec) {
+  std::vector<TextEncoder> encoders;
+  for (size_t i = 0; i < spec.text_encoders.size(); ++i) {
+    // Always fp32: a subject's vectors are learnt through them.
+    encoders.emplace_back(Scope(store, "text_encoder." + std::to_string(i) + ".", at::kFloat), spec.text_encoders[i]);
+  }
+  return encoders;
+}
+
+}  // namespace
+
+DiffusionModel::DiffusionModel(WeightStore& store, const ModelSpec& spec)
+    : spec(spec),
+      compute(store.compute()),
+      text(read_text_encoders(store, spec)),
+      unet(Scope(store, "unet.", compute.dtype), spec.unet),
+      vae(Scope(store, "vae.", compute.dtype), spec.vae),
+      alphas_cumprod(swap::alphas_cumprod(spec.noise).to(at::kFloat)) {}
+
+at::Tensor DiffusionModel::insert(const at::Tensor& embeddings, int64_t position, const at::Tensor& vectors) {
+  const int64_t end = position + vectors.size(0);
+  return at::cat({embeddings.narrow(0, 0, position), vectors, embeddings.narrow(0, end, embeddings.size(0) - end)}, 0);
+}
+
+at::Tensor DiffusionModel::ids(const std::vector<int64_t>& tokens) const {
+  return at::tensor(tokens, at::TensorOptions().dtype(at::kLong)).to(compute.device);
+}
+
+int64_t DiffusionModel::stage(double timestep, int64_t stages) const {
+  const auto i = static_cast<int64_t>(std::floor(timestep * static_cast<double>(stages) / spec.noise.train_timesteps));
+  return std::clamp<int64_t>(i, 0, stages - 1);
+}
+
+}  // namespace swap

@@ -1,0 +1,32 @@
+// One frozen base model: text encoders, U-Net, VAE and the noise that it was trained with.
+#pragma once
+
+#include <vector>
+
+#include "models/text_encoder.h"
+#include "models/unet.h"
+#include "models/vae.h"
+#include "runtime/device.h"
+
+namespace swap {
+
+struct DiffusionModel {
+  DiffusionModel(WeightStore& store, const ModelSpec& spec);
+
+  ModelSpec spec;
+  Compute compute;
+  std::vector<TextEncoder> text;
+  UNet unet;
+  Vae vae;
+  at::Tensor alphas_cumprod;  // [T] fp32: the share of signal that is left at each timestep
+
+  // Token embeddings [L, d] of encoder 0 with rows [position, position + n) replaced by `vectors` [n, d].
+  static at::Tensor insert(const at::Tensor& embeddings, int64_t position, const at::Tensor& vectors);
+
+  at::Tensor ids(const std::vector<int64_t>& tokens) const;  // [L], on the device
+
+  // Stage of a timestep for a subject of S stages: stage 0 has the least noise.
+  int64_t stage(double timestep, int64_t stages) const;
+};
+
+}  // namespace swap

@@ -1,0 +1,269 @@
+#include "personalize/trainer.h"
+
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "runtime/random.h"
+#include "runtime/tensors.h"
+
+namespace swap {
+namespace {
+
+std::vector<at::Tensor> leaves(const SubjectModule& module) {
+  std::vector<at::Tensor> result;
+  for (const auto& [name, value] : module.parameters()) result.push_back(value);
+  return result;
+}
+
+// The class word's embeddings [n, d], as they stand in the first template.
+at::Tensor class_embeddings(const DiffusionModel& model, const LearnRequest& request) {
+  if (request.templates.empty()) throw Error("SWAP_ENGINE_ARGUMENT", "templates: at least one is needed");
+  const auto& first = request.templates[0];
+  const auto embedded = model.text[0].embed(model.ids(first.ids.at(0)));
+  if (first.position < 1 || first.position + request.class_tokens > embedded.size(0)) {
+    throw Error("SWAP_ENGINE_ARGUMENT", "templates[0].position: the class word lies outside the prompt");
+  }
+  return embedded.narrow(0, first.position, request.class_tokens).clone();
+}
+
+SubjectModule make_module(const DiffusionModel& model, const LearnRequest& request) {
+  const SubjectShape shape{request.stages, request.class_tokens, request.split, request.parametrization == "direct"};
+  // Counter -1: a stream that no step draws from.
+  return SubjectModule(shape, class_embeddings(model, request), model.text[0].token_embeddings().std().item<double>(),
+                       seeded(static_cast<uint64_t>(request.seed), ~uint64_t(0)));
+}
+
+}  // namespace
+
+Trainer::Trainer(const DiffusionModel& model, const LearnRequest& request, Cancel cancel)
+    : model_(model),
+      request_(request),
+      cancel_(cancel),
+      module_(make_module(model, request)),
+      adam_(leaves(module_)) {
+  c10::NoGradGuard no_grad;
+  const auto device = model.compute.device;
+  const int64_t factor = model.vae.factor();
+  const auto& image = request_.image;
+  if (image.width % factor || image.height % factor || image.width < factor || image.height < factor ||
+      static_cast<int64_t>(image.data.size()) != image.width * image.height * 3) {
+    throw Error("SWAP_ENGINE_ARGUMENT", "image: " + std::to_string(image.width) + " x " + std::to_string(image.height) +
+                                            " is not a picture whose sides are multiples of " + std::to_string(factor));
+  }
+  const auto [mean, deviation] = model.vae.encode(to_tensor(image).to(device), cancel);
+  latent_mean_ = (mean - model.spec.vae.shift_factor) * model.spec.vae.scaling_factor;
+  latent_std_ = deviation * model.spec.vae.scaling_factor;
+  if (!request_.mask.empty()) {
+    if (static_cast<int64_t>(request_.mask.size()) != mean.size(2) * mean.size(3)) {
+      throw Error("SWAP_ENGINE_ARGUMENT", "mask: " + std::to_string(request_.mask.size()) + " values, but the latents have " +
+                                              std::to_string(mean.size(2) * mean.size(3)) + " pixels");
+    }
+    mask_ = at::tensor(request_.mask).view({mean.size(2), mean.size(3)}).to(device);
+  }
+  if (!request_.token_weights.empty()) token_weights_ = at::tensor(request_.token_weights).to(device);
+
+  const auto& levels = model.unet.layer_levels();
+  const auto counts = [&](int64_t level) { return std::count(levels.begin(), levels.end(), level); };
+  for (const int64_t level : request_.attention_levels) {
+    if (counts(level) == 0) {
+      throw Error("SWAP_OPTION_LEVELS", "attention.levels: the model has no cross-attention at level " + std::to_string(level),
+                  "levels count from 0, the latents' own resolution; this model has cross-attention at " +
+                      std::to_string(*std::min_element(levels.begin(), levels.end())) + " to " +
+                      std::to_string(*std::max_element(levels.begin(), levels.end())));
+    }
+  }
+  for (const auto& t : request_.templates) {
+    cancel.check();
+    template_embeddings_.push_back(model.text[0].embed(model.ids(t.ids.at(0))));
+    if (request_.attention_weight > 0) {
+      const auto states = model.text[0].encode(template_embeddings_.back().unsqueeze(0), cancel);
+      reference_keys_.push_back(model.unet.cross_keys(states.to(model.unet.dtype()), request_.attention_levels));
+    }
+  }
+  if (request_.resume) restore(*request_.resume);
+}
+
+TrainingDraw Trainer::draw(int64_t step) const {
+  const int64_t B = request_.batch, T = model_.spec.noise.train_timesteps;
+  auto generator = seeded(static_cast<uint64_t>(request_.seed), static_cast<uint64_t>(step));
+  const auto integers = [&](int64_t high) { return at::randint(high, {B}, generator, at::kLong); };
+  TrainingDraw draw;
+  // Stratified: a batch covers the timesteps evenly. With B = 1 that is a uniform draw.
+  const auto t = at::floor_divide(at::arange(B, at::kLong) * T + integers(T), B);
+  const auto j = integers(static_cast<int64_t>(request_.templates.size()));
+  draw.timesteps.assign(t.data_ptr<int64_t>(), t.data_ptr<int64_t>() + B);
+  draw.templates.assign(j.data_ptr<int64_t>(), j.data_ptr<int64_t>() + B);
+  const std::vector<int64_t> shape{B, latent_mean_.size(1), latent_mean_.size(2), latent_mean_.size(3)};
+  const auto device = model_.compute.device;
+  draw.latents = latent_mean_ + latent_std_ * at::randn(shape, generator).to(device);
+  draw.noise = at::randn(shape, generator).to(device);
+  return draw;
+}
+
+TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
+  const int64_t B = static_cast<int64_t>(draw.timesteps.size());
+  const auto device = model_.compute.device;
+  const auto timesteps = at::tensor(draw.timesteps, at::TensorOptions().dtype(at::kLong));
+  const auto alpha = model_.alphas_cumprod.index_select(0, timesteps).to(device).view({B, 1, 1, 1});
+  const auto signal = alpha.sqrt(), spread = (1 - alpha).sqrt();
+  const auto noisy = signal * draw.latents + spread * draw.noise;
+  const auto& prediction = model_.spec.noise.prediction_type;
+  const auto target = prediction == "v_prediction" ? signal * draw.noise - spread * draw.latents
+                      : prediction == "sample"     ? draw.latents
+                                                   : draw.noise;
+
+  // The text passes of the stages that were drawn: K's and V's in one batch.
+  const auto [k, v] = module_.vectors();
+  std::vector<at::Tensor> rows;
+  for (const auto& vectors : {k, v}) {
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t j = draw.templates[b];
+      rows.push_back(DiffusionModel::insert(template_embeddings_[j], request_.templates[j].position,
+                                            vectors[model_.stage(draw.timesteps[b], request_.stages)]));
+    }
+    if (!request_.split) break;
+  }
+  const auto states = model_.text[0].encode(at::stack(rows), cancel_).to(model_.unet.dtype());
+
+  AttentionContext context;
+  context.cancel = cancel_;
+  context.k_states = states.narrow(0, 0, B);
+  context.v_states = request_.split ? states.narrow(0, B, B) : context.k_states;
+  context.token_weights = token_weights_;
+  if (!reference_keys_.empty()) {
+    for (const int64_t j : draw.templates) context.reference.push_back(&reference_keys_[j]);
+  }
+  const auto output = model_.unet(noisy, timesteps.to(device), context);
+
+  TrainingLoss result;
+  auto squared = (output - target).square();
+  if (mask_.defined()) squared = squared * mask_;
+  result.reconstruction = squared.mean();
+  result.attention = at::zeros({}, output.options());
+  int64_t layers = 0;
+  for (const auto& layer : context.losses) {
+    if (!layer.defined()) continue;
+    result.attention = result.attention + layer.mean();
+    ++layers;
+  }
+  if (layers > 0) {
+    // Keeps lambda's meaning at other sizes: the factor is 1 for SD 1.x at 512 px.
+    const double pixels = static_cast<double>(noisy.size(2) * noisy.size(3));
+    result.attention = result.attention * (4096.0 / pixels / static_cast<double>(layers));
+  }
+  result.total = result.reconstruction + request_.attention_weight * result.attention;
+  return result;
+}
+
+std::vector<at::Tensor> Trainer::gradients(const TrainingLoss& loss) const {
+  return torch::autograd::grad({loss.total}, leaves(module_), {}, /*retain_graph=*/false, /*create_graph=*/false,
+                               /*allow_unused=*/true);
+}
+
+Progress Trainer::step() {
+  const auto draw = this->draw(done_);
+  const auto loss = this->loss(draw);
+  const auto gradients = this->gradients(loss);
+  Progress progress;
+  progress.phase = "step";
+  progress.loss = loss.total.item<double>();
+  progress.reconstruction = loss.reconstruction.item<double>();
+  progress.attention = loss.attention.item<double>();
+  progress.stage = model_.stage(draw.timesteps[0], request_.stages);
+  if (!std::isfinite(progress.loss)) {
+    throw Error("SWAP_NUMERIC_NAN", "the loss is not a number at step " + std::to_string(done_ + 1),
+                "lower learningRate, or use dtype 'float32'; if the first step fails, the model's weights are broken");
+  }
+  cancel_.check();  // the last look: from here on the step is done as a whole
+  ++done_;
+  adam_.update(leaves(module_), gradients, request_.learning_rate, done_);
+  progress.done = done_;
+  progress.total = request_.steps;
+  return progress;
+}
+
+TrainerState Trainer::state() const {
+  TrainerState state;
+  state.step = done_;
+  const auto& parameters = module_.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const auto& name = parameters[i].first;
+    state.tensors.push_back(to_named("parameter." + name, parameters[i].second));
+    state.tensors.push_back(to_named("first_moment." + name, adam_.first[i]));
+    state.tensors.push_back(to_named("second_moment." + name, adam_.second[i]));
+  }
+  return state;
+}
+
+void Trainer::restore(const TrainerState& state) {
+  c10::NoGradGuard no_grad;
+  const auto& parameters = module_.parameters();
+  const auto copy = [&](const std::string& name, const at::Tensor& target) {
+    const auto found = std::find_if(state.tensors.begin(), state.tensors.end(), [&](const auto& t) { return t.name == name; });
+    if (found == state.tensors.end() || at::IntArrayRef(found->shape) != target.sizes()) {
+      throw Error("SWAP_RESUME_MISMATCH", "the resume file has no tensor '" + name + "' of this subject's shape",
+                  "it was made with other stages, conditioning, class word or model");
+    }
+    target.copy_(to_tensor(*found));
+  };
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const auto& name = parameters[i].first;
+    copy("parameter." + name, parameters[i].second);
+    copy("first_moment." + name, adam_.first[i]);
+    copy("second_moment." + name, adam_.second[i]);
+  }
+  done_ = state.step;
+}
+
+SubjectVectors Trainer::subject() const {
+  c10::NoGradGuard no_grad;
+  const auto [k, v] = module_.vectors();
+  SubjectVectors subject;
+  subject.stages = request_.stages;
+  subject.tokens = request_.class_tokens;
+  subject.k.push_back(to_named("k", k).data);
+  subject.v.push_back(to_named("v", v).data);
+  return subject;
+}
+
+void learn(const DiffusionModel& model, const LearnRequest& request, const Hooks& hooks, LearnResult& result) {
+  using Clock = std::chrono::steady_clock;
+  const auto seconds = [](Clock::duration d) { return std::chrono::duration<double>(d).count(); };
+  const Cancel cancel(hooks.cancelled);
+  const auto report = [&](const Progress& progress) {
+    if (hooks.progress) hooks.progress(progress);
+  };
+  Progress prepare;
+  prepare.phase = "prepare";
+  report(prepare);
+  if (request.resume) result.state = *request.resume;
+  Trainer trainer(model, request, cancel);
+  const int64_t first = trainer.done();
+  try {
+    while (trainer.done() < request.steps) {
+      if (hooks.yield) hooks.yield();
+      cancel.check();
+      const auto begin = Clock::now();
+      auto progress = trainer.step();
+      result.seconds += seconds(Clock::now() - begin);
+      progress.seconds_left =
+          result.seconds / static_cast<double>(trainer.done() - first) * static_cast<double>(request.steps - trainer.done());
+      report(progress);
+      if (request.checkpoint_every > 0 && hooks.checkpoint && trainer.done() % request.checkpoint_every == 0 &&
+          trainer.done() < request.steps) {
+        hooks.checkpoint(trainer.state());
+      }
+    }
+  } catch (...) {
+    // Whatever stopped it, nothing that was learnt is lost.
+    if (trainer.done() > 0) result.state = trainer.state();
+    throw;
+  }
+  result.state = trainer.state();
+  result.subject = trainer.subject();
+}
+
+}  // namespace swap

@@ -1,0 +1,64 @@
+// Learns one subject from one photo on a frozen base model.
+//
+//   L = L_rec + lambda * L_att
+// L_rec is the base model's own objective; L_att keeps every token's attention map where the reference prompt (with
+// the class word) has it. See docs/method.md.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "engine.h"
+#include "models/diffusion_model.h"
+#include "personalize/adam.h"
+#include "personalize/subject_module.h"
+
+namespace swap {
+
+// What one training step draws; everything a step does follows from it.
+struct TrainingDraw {
+  std::vector<int64_t> timesteps, templates;  // [B]
+  at::Tensor latents, noise;                  // [B, c, h, w] fp32; latents are scaled
+};
+
+struct TrainingLoss {
+  at::Tensor total, reconstruction, attention;  // scalars, fp32; attention is not weighted, and 0 when it is off
+};
+
+class Trainer {
+ public:
+  // Encodes the photo and the reference prompts, once. Throws coded errors for requests that cannot be met.
+  Trainer(const DiffusionModel& model, const LearnRequest& request, Cancel cancel);
+
+  TrainingDraw draw(int64_t step) const;
+  TrainingLoss loss(const TrainingDraw& draw) const;
+  // Gradients of `loss.total` for parameters(), in their order.
+  std::vector<at::Tensor> gradients(const TrainingLoss& loss) const;
+
+  // One optimiser step; returns the losses and the stage of the first sample.
+  Progress step();
+
+  int64_t done() const { return done_; }
+  TrainerState state() const;
+  void restore(const TrainerState& state);
+  SubjectVectors subject() const;
+  const std::vector<std::pair<std::string, at::Tensor>>& parameters() const { return module_.parameters(); }
+
+ private:
+  const DiffusionModel& model_;
+  LearnRequest request_;
+  Cancel cancel_;
+  at::Tensor latent_mean_, latent_std_;         // of the photo, [1, c, h, w], scaled
+  at::Tensor mask_;                             // [h, w] or undefined
+  at::Tensor token_weights_;                    // [L] or undefined
+  std::vector<at::Tensor> template_embeddings_; // [L, d] of each reference prompt
+  std::vector<ReferenceKeys> reference_keys_;   // by template; empty when the loss is off
+  SubjectModule module_;
+  Adam adam_;
+  int64_t done_ = 0;
+};
+
+// The whole job: steps, progress, yields, checkpoints. On cancellation the state so far is in `result`.
+void learn(const DiffusionModel& model, const LearnRequest& request, const Hooks& hooks, LearnResult& result);
+
+}  // namespace swap

@@ -1,0 +1,49 @@
+// Between the engine's tensors and the plain structs of engine.h.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <cstring>
+#include <string>
+
+#include "engine.h"
+
+namespace swap {
+
+inline NamedTensor to_named(std::string name, const at::Tensor& tensor) {
+  const auto plain = tensor.detach().to(at::kCPU, at::kFloat).contiguous();
+  NamedTensor result;
+  result.name = std::move(name);
+  result.shape.assign(plain.sizes().begin(), plain.sizes().end());
+  result.data.assign(plain.const_data_ptr<float>(), plain.const_data_ptr<float>() + plain.numel());
+  return result;
+}
+
+// A copy; the caller has checked that the data fill the shape.
+inline at::Tensor to_tensor(const NamedTensor& tensor) {
+  auto result = at::empty(tensor.shape, at::TensorOptions().dtype(at::kFloat));
+  TORCH_CHECK(result.numel() == static_cast<int64_t>(tensor.data.size()), "tensor '", tensor.name, "' has ",
+              tensor.data.size(), " values for the shape ", tensor.shape);
+  if (!tensor.data.empty()) std::memcpy(result.data_ptr<float>(), tensor.data.data(), tensor.data.size() * sizeof(float));
+  return result;
+}
+
+// RGB bytes -> [1, 3, H, W] in -1..1
+inline at::Tensor to_tensor(const Image& image) {
+  auto bytes = at::empty({image.height, image.width, 3}, at::TensorOptions().dtype(at::kByte));
+  std::memcpy(bytes.data_ptr<uint8_t>(), image.data.data(), image.data.size());
+  return (bytes.to(at::kFloat) / 127.5 - 1).permute({2, 0, 1}).unsqueeze(0).contiguous();
+}
+
+// [3, H, W] in -1..1 -> RGB bytes, rounded half to even as numpy does
+inline Image to_image(const at::Tensor& tensor) {
+  const auto bytes = ((tensor / 2 + 0.5).clamp(0, 1) * 255).round().to(at::kCPU, at::kByte).permute({1, 2, 0}).contiguous();
+  Image image;
+  image.height = bytes.size(0);
+  image.width = bytes.size(1);
+  image.data.assign(bytes.const_data_ptr<uint8_t>(), bytes.const_data_ptr<uint8_t>() + bytes.numel());
+  return image;
+}
+
+}  // namespace swap

@@ -1,0 +1,182 @@
+#include "sample/sampler.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "runtime/tensors.h"
+#include "sample/scheduler.h"
+
+namespace swap {
+namespace {
+
+struct TextStates {
+  at::Tensor k, v;  // [1, L, C] in the U-Net's dtype
+};
+
+// Text states of one prompt at any timestep, computed when first asked for. Every subject uses its own stage, so the
+// states differ only where some subject's stage does: at most the sum of the subjects' stages in one generation.
+class PromptStates {
+ public:
+  PromptStates(const DiffusionModel& model, const PromptTokens& prompt, const std::vector<SubjectVectors>& subjects,
+               Cancel cancel)
+      : model_(model), prompt_(prompt), subjects_(subjects), cancel_(cancel) {
+    embeddings_ = model.text[0].embed(model.ids(prompt.ids.at(0)));
+    const int64_t width = embeddings_.size(1), length = embeddings_.size(0);
+    for (const auto& slot : prompt.slots) {
+      const auto& subject = subjects.at(slot.subject);
+      const auto values = static_cast<size_t>(subject.stages * subject.tokens * width);
+      if (subject.stages < 1 || subject.k.size() < 1 || subject.v.size() < 1 || subject.k[0].size() != values ||
+          subject.v[0].size() != values) {
+        throw Error("SWAP_SUBJECT_WIDTH", "a subject's vectors do not have this model's width " + std::to_string(width),
+                    "the subject was learnt on another base model: learn it again on this one");
+      }
+      if (slot.position < 1 || slot.position + subject.tokens > length) {
+        throw Error("SWAP_ENGINE_ARGUMENT", "a subject's slot lies outside the prompt");
+      }
+    }
+  }
+
+  const TextStates& at(double timestep) {
+    std::vector<int64_t> stages;
+    for (const auto& slot : prompt_.slots) stages.push_back(model_.stage(timestep, subjects_[slot.subject].stages));
+    const auto found = cache_.find(stages);
+    if (found != cache_.end()) return found->second;
+    TextStates states;
+    states.k = encode(stages, &SubjectVectors::k);
+    states.v = prompt_.slots.empty() ? states.k : encode(stages, &SubjectVectors::v);
+    return cache_.emplace(std::move(stages), std::move(states)).first->second;
+  }
+
+ private:
+  at::Tensor encode(const std::vector<int64_t>& stages, std::vector<std::vector<float>> SubjectVectors::*which) const {
+    auto x = embeddings_;
+    const int64_t width = x.size(1);
+    for (size_t i = 0; i < prompt_.slots.size(); ++i) {
+      const auto& subject = subjects_[prompt_.slots[i].subject];
+      const auto values = at::tensor((subject.*which)[0]).view({subject.stages, subject.tokens, width});
+      x = DiffusionModel::insert(x, prompt_.slots[i].position, values[stages[i]].to(x.device()));
+    }
+    return model_.text[0].encode(x.unsqueeze(0), cancel_).to(model_.unet.dtype());
+  }
+
+  const DiffusionModel& model_;
+  const PromptTokens& prompt_;
+  const std::vector<SubjectVectors>& subjects_;
+  Cancel cancel_;
+  at::Tensor embeddings_;
+  std::map<std::vector<int64_t>, TextStates> cache_;
+};
+
+// Bytes that one sample's activations take at their peak: an estimate that errs upwards (measured:
+// docs/performance.md).
+int64_t activation_bytes(const DiffusionModel& model, int64_t height, int64_t width) {
+  const int64_t item = static_cast<int64_t>(c10::elementSize(model.compute.dtype));
+  const int64_t unet = height * width * model.spec.unet.levels[0].channels * 48;
+  const int64_t factor = model.vae.factor();
+  const int64_t vae = height * width * factor * factor * model.spec.vae.channels[0] * 12;
+  return std::max(unet, vae) * item;
+}
+
+int64_t batch_size(const DiffusionModel& model, const GenerateRequest& request, int64_t height, int64_t width,
+                   bool guided) {
+  const auto count = static_cast<int64_t>(request.seeds.size());
+  const int64_t one = activation_bytes(model, height, width) * (guided ? 2 : 1), available = available_memory();
+  if (model.compute.device.is_cpu() && one > available) {
+    throw Error("SWAP_MEMORY_EXHAUSTED",
+                "a picture of " + std::to_string(request.width) + " x " + std::to_string(request.height) +
+                    " needs about " + std::to_string(one >> 20) + " MB, and " + std::to_string(available >> 20) +
+                    " MB are free",
+                "ask for a smaller width and height");
+  }
+  if (request.batch > 0) return std::min(request.batch, count);
+  // Half of what is free; more than four at once gains nothing on a CPU.
+  return std::clamp<int64_t>(available / 2 / std::max<int64_t>(one, 1), 1, std::min<int64_t>(count, 4));
+}
+
+void check_numbers(const at::Tensor& latents, int64_t step) {
+  if (at::isfinite(latents).all().item<bool>()) return;
+  throw Error("SWAP_NUMERIC_NAN", "the picture is not made of numbers after step " + std::to_string(step),
+              "use dtype 'float32'; if that fails too, the model's weights or the subject's vectors are broken");
+}
+
+}  // namespace
+
+void generate(const DiffusionModel& model, const GenerateRequest& request, const Hooks& hooks, GenerateResult& result) {
+  using Clock = std::chrono::steady_clock;
+  c10::InferenceMode inference;
+  const Cancel cancel(hooks.cancelled);
+  const int64_t factor = model.vae.factor();
+  if (request.seeds.empty() || request.steps < 1 || request.width < factor || request.height < factor ||
+      request.width % factor || request.height % factor) {
+    throw Error("SWAP_ENGINE_ARGUMENT", "generate: " + std::to_string(request.seeds.size()) + " seeds, " +
+                                            std::to_string(request.steps) + " steps, " + std::to_string(request.width) +
+                                            " x " + std::to_string(request.height) + " pixels (multiples of " +
+                                            std::to_string(factor) + ")");
+  }
+  const int64_t height = request.height / factor, width = request.width / factor;
+  const int64_t channels = model.spec.vae.latent_channels;
+  const bool guided = request.guidance_scale > 1;
+  const int64_t count = static_cast<int64_t>(request.seeds.size());
+  const int64_t batch = batch_size(model, request, height, width, guided);
+
+  PromptStates prompt(model, request.prompt, request.subjects, cancel);
+  std::optional<PromptStates> negative;
+  if (guided) negative.emplace(model, request.negative, request.subjects, cancel);
+
+  const auto begin = Clock::now();
+  int64_t calls_done = 0, calls_total = 0;
+  const auto report = [&](const char* phase, int64_t done, int64_t total) {
+    if (!hooks.progress) return;
+    Progress progress;
+    progress.phase = phase;
+    progress.done = done;
+    progress.total = total;
+    if (calls_done > 0) {
+      const double spent = std::chrono::duration<double>(Clock::now() - begin).count();
+      progress.seconds_left = spent / static_cast<double>(calls_done) * static_cast<double>(calls_total - calls_done);
+    }
+    hooks.progress(progress);
+  };
+
+  for (int64_t first = 0; first < count; first += batch) {
+    const int64_t b = std::min(batch, count - first);
+    auto scheduler = make_scheduler(request.scheduler, request.steps);
+    const auto& timesteps = scheduler->timesteps();
+    calls_total = static_cast<int64_t>(timesteps.size()) * ((count + batch - 1) / batch);
+    Noise noise(std::vector<int64_t>(request.seeds.begin() + first, request.seeds.begin() + first + b));
+    auto latents = noise.draw({channels, height, width}).to(model.compute.device) * scheduler->init_noise_sigma();
+
+    for (int64_t i = 0; i < static_cast<int64_t>(timesteps.size()); ++i) {
+      const auto& states = prompt.at(timesteps[i]);
+      AttentionContext context;
+      context.cancel = cancel;
+      auto input = scheduler->scale_model_input(latents, i);
+      const auto rows = [&](const at::Tensor& negative_states, const at::Tensor& states) {
+        const auto positive = states.expand({b, -1, -1});
+        return guided ? at::cat({negative_states.expand({b, -1, -1}), positive}) : positive;
+      };
+      const TextStates& unwanted = guided ? negative->at(timesteps[i]) : states;
+      context.k_states = rows(unwanted.k, states.k);
+      context.v_states = rows(unwanted.v, states.v);
+      if (guided) input = at::cat({input, input});
+      const auto t = at::full({input.size(0)}, timesteps[i], input.options().dtype(at::kFloat));
+      auto output = model.unet(input, t, context);
+      if (guided) {
+        const auto halves = output.chunk(2);
+        output = halves[0] + request.guidance_scale * (halves[1] - halves[0]);
+      }
+      latents = scheduler->step(output, i, latents, noise);
+      check_numbers(latents, i + 1);
+      ++calls_done;
+      report("step", calls_done, calls_total);
+    }
+    latents = latents / model.spec.vae.scaling_factor + model.spec.vae.shift_factor;
+    for (int64_t k = 0; k < b; ++k) {
+      result.images.push_back(to_image(model.vae.decode(latents.narrow(0, k, 1), cancel)[0]));
+      report("decode", first + k + 1, count);
+    }
+  }
+}
+
+}  // namespace swap
