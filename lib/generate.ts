@@ -1,0 +1,144 @@
+/** Generating pictures: a prompt and its subjects become the engine's request. */
+import { StepClock } from './clock.ts'
+import { SwapError } from './errors.ts'
+import type { GeneratedImage } from './image/index.ts'
+import type { JobContext } from './job.ts'
+import type { Model } from './model/index.ts'
+import type { GenerateRequest, NativeEvent } from './native.ts'
+import { type GenerateOptions, generateSchema, invalidOption, parseOptions } from './options.ts'
+import type { Session } from './session.ts'
+import type { Subject } from './subject.ts'
+import { runTask } from './task.ts'
+
+/** A step that was done. */
+export interface GenerateEvent {
+  /** `'step'`: of the denoising; `'decode'`: pictures that came out of the VAE. */
+  type: 'step' | 'decode'
+  step: number
+  steps: number
+  /** An estimate, for this type of step. */
+  secondsLeft: number
+}
+
+/** Bytes of pictures that one call may give. */
+const MAX_BYTES = 2 ** 31
+
+/** @internal The work of `Personalizer.generate()`. */
+export async function generate(
+  session: Session,
+  given: GenerateOptions,
+  context: JobContext<GenerateEvent>,
+): Promise<GeneratedImage[]> {
+  const { model, engine } = session
+  const options = parseOptions(generateSchema, given, 'generate()')
+  const { prompt, negativePrompt, subjects, seed, count } = options
+  const width = checkSize('width', options.width ?? model.resolution, model)
+  const height = checkSize('height', options.height ?? model.resolution, model)
+  if (count * width * height * 3 > MAX_BYTES) {
+    throw invalidOption('option "count" of generate()', `must be lower for ${width} x ${height} pixels`, count)
+  }
+  if (seed > Number.MAX_SAFE_INTEGER - count) {
+    throw invalidOption('option "seed" of generate()', 'must leave room for one seed a picture', seed)
+  }
+  const steps = options.steps ?? model.defaults.steps
+  const guidanceScale = options.guidanceScale ?? model.defaults.guidanceScale
+  checkSubjects(subjects, model, context)
+
+  const [{ encodePrompt }, { schedulerSpec }, { GeneratedImage }] = await Promise.all([
+    import('./prompt/index.ts'),
+    import('./model/index.ts'),
+    import('./image/index.ts'),
+  ])
+  const placeholders = subjects.map(({ name, classWord, tokens }) => ({ name, classWord, tokens }))
+  const encoded = encodePrompt(model.tokenizers, prompt, placeholders)
+  const negative = encodePrompt(model.tokenizers, negativePrompt, placeholders)
+  const used = new Set([...encoded.slots, ...negative.slots].map(({ subject }) => subject))
+  subjects.forEach(({ name }, index) => {
+    if (!used.has(index)) context.warn(`the subject "${name}" is not used: the prompt has no <${name}>`)
+  })
+  const seeds = Array.from({ length: count }, (_, index) => seed + index)
+  const request: GenerateRequest = {
+    prompt: encoded,
+    negative,
+    subjects: subjects.map(({ vectors }) => vectors),
+    scheduler: schedulerSpec(model.scheduler, model.spec.noise, options.scheduler),
+    steps,
+    guidanceScale,
+    seeds,
+    width,
+    height,
+    batch: options.batch ?? 0,
+  }
+  const clock = new StepClock('step')
+  const onEvent = (event: NativeEvent): void => {
+    if (event.type !== 'progress' || (event.phase !== 'step' && event.phase !== 'decode')) return
+    const secondsLeft = clock.secondsLeft(event.phase, event.done, event.total, event.secondsLeft)
+    context.emit({ type: event.phase, step: event.done, steps: event.total, secondsLeft })
+  }
+  const { images } = await runTask(() => engine.generate(request, onEvent), context.signal)
+  context.signal.throwIfAborted()
+  return images.map(
+    (image, index) =>
+      new GeneratedImage({
+        ...image,
+        seed: seeds[index]!,
+        prompt,
+        parameters: {
+          prompt,
+          negativePrompt,
+          steps,
+          guidanceScale,
+          scheduler: options.scheduler ?? model.scheduler.className,
+          seed: seeds[index]!,
+          width,
+          height,
+          model: model.name,
+          subjects: subjects.map(({ name }) => name),
+        },
+      }),
+  )
+}
+
+function checkSize(name: 'width' | 'height', value: number, { vaeFactor }: Model): number {
+  if (value % vaeFactor !== 0) {
+    const nearest = Math.max(1, Math.round(value / vaeFactor)) * vaeFactor
+    throw invalidOption(
+      `option "${name}" of generate()`,
+      `must be a multiple of ${vaeFactor}`,
+      value,
+      `${nearest} is near`,
+    )
+  }
+  return value
+}
+
+/** Subjects meet a model that they may not be made for. */
+function checkSubjects(subjects: Subject[], model: Model, context: JobContext<GenerateEvent>): void {
+  const names = new Set<string>()
+  const widths = model.spec.textEncoders.map(({ width }) => width)
+  for (const subject of subjects) {
+    const { name, classWord, tokens, metadata } = subject
+    if (names.has(name)) {
+      throw new SwapError('SWAP_SUBJECT_DUPLICATE', `two subjects are called "${name}"`, {
+        hint: 'learn one of them under another name',
+      })
+    }
+    names.add(name)
+    if (subject.widths.join() !== widths.join()) {
+      const of = `vectors of ${subject.widths.join(' and ')} numbers; "${model.name}" takes ${widths.join(' and ')}`
+      throw new SwapError('SWAP_SUBJECT_WIDTH', `the subject "${name}" has ${of}`, {
+        hint: `use the base model that it was learnt with${metadata.model ? `: ${metadata.model}` : ''}`,
+      })
+    }
+    for (const tokenizer of model.tokenizers) {
+      const found = tokenizer.tokens(classWord).length
+      if (found === tokens) continue
+      const message = `the subject "${name}" takes ${tokens} tokens, but its class word "${classWord}" has ${found} here`
+      throw new SwapError('SWAP_SUBJECT_CLASS', message, { hint: 'use the base model that it was learnt with' })
+    }
+    if (metadata.fingerprint !== undefined && metadata.fingerprint !== model.fingerprint) {
+      const base = metadata.model ? `"${metadata.model}"` : 'another model'
+      context.warn(`the subject "${name}" was learnt with other text encoders (${base}): it may look different`)
+    }
+  }
+}

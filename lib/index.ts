@@ -1,0 +1,9 @@
+/** What the package exports. */
+export { DisposedError, SwapError, type SwapErrorCode } from './errors.ts'
+export type { GenerateEvent } from './generate.ts'
+export type { GeneratedImage, ImageInput } from './image/index.ts'
+export type { CallOptions, Job } from './job.ts'
+export type { LearnEvent } from './learn.ts'
+export type { GenerateOptions, LearnOptions, OpenOptions, OpenProgress } from './options.ts'
+export { Personalizer, type PersonalizerInfo } from './personalizer.ts'
+export { Subject, type SubjectMetadata } from './subject.ts'

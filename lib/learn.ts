@@ -1,0 +1,309 @@
+/** Learning a subject: options and a photo become the engine's request, its progress becomes events. */
+import { rm } from 'node:fs/promises'
+import { StepClock } from './clock.ts'
+import { SwapError } from './errors.ts'
+import { writeFileAtomic } from './files.ts'
+import type { JobContext } from './job.ts'
+import type { Model } from './model/index.ts'
+import type { LearnRequest, NativeEvent, TemplateTokens, TrainerState } from './native.ts'
+import { invalidOption, type LearnOptions, learnSchema, parseOptions } from './options.ts'
+import {
+  checkCheckpointPath,
+  checkResume,
+  hash,
+  type LearnSettings,
+  type LearnSurroundings,
+  type ResumeFile,
+  readResume,
+  writeResume,
+} from './resume.ts'
+import type { Session } from './session.ts'
+import { Subject } from './subject.ts'
+import { runTask } from './task.ts'
+
+/** A training step that was done. */
+export interface LearnEvent {
+  type: 'step'
+  /** Steps done, those before a resume included. */
+  step: number
+  steps: number
+  /** What is minimised: `reconstruction + weight * attention`. */
+  loss: number
+  reconstruction: number
+  /** The attention loss, not weighted. */
+  attention: number
+  /** The stage that this step was about, 0 the one of the least noise. */
+  stage: number
+  /** An estimate. */
+  secondsLeft: number
+}
+
+/** Used where neither the caller, a resume file nor the model says otherwise. */
+const DEFAULTS = {
+  name: 'subject',
+  steps: 600,
+  learningRate: 1e-4,
+  seed: 0,
+  batch: 1,
+  stages: 5,
+  attentionWeight: 0.003,
+  conditioning: 'split',
+  parametrization: 'attention',
+} as const
+
+const CHECKPOINT_EVERY = 50
+
+/** @internal The work of `Personalizer.learn()`. */
+export async function learn(session: Session, given: LearnOptions, context: JobContext<LearnEvent>): Promise<Subject> {
+  const { model, engine, engineInfo } = session
+  const options = parseOptions(learnSchema, given, 'learn()')
+  const levels = chosenLevels(options, model)
+  const resume = options.resume === undefined ? undefined : await readResume(options.resume)
+  if (resume) checkSettings(resume)
+  const checkpoint = await openCheckpoint(options, context)
+
+  const settings = settle(options, levels, resume, model, context)
+  const { classTokens, templates } = await encodeTemplates(model, settings)
+  const { readMask, readPhoto } = await import('./image/index.ts')
+  const crop = options.crop ?? 'center'
+  const photo = await readPhoto(options.image, { size: model.resolution, crop })
+  for (const warning of photo.warnings) context.warn(warning)
+  const latent = { width: photo.image.width / model.vaeFactor, height: photo.image.height / model.vaeFactor }
+  const mask =
+    options.mask === undefined
+      ? new Float32Array(0)
+      : await readMask(options.mask, { ...latent, crop, photo: photo.original })
+
+  const surroundings: LearnSurroundings = {
+    image: hash(`${photo.image.width}x${photo.image.height}`, photo.image.data),
+    mask: hash(mask),
+    model: hash(model.fingerprint, JSON.stringify(model.spec)),
+    device: engineInfo.device,
+    dtype: engineInfo.dtype,
+    threads: engineInfo.threads,
+    machine: `${engineInfo.libtorch} ${engineInfo.cpuFeatures}`,
+  }
+  if (resume) checkResume(resume, settings, surroundings)
+
+  const request: LearnRequest = {
+    image: photo.image,
+    mask,
+    templates,
+    classTokens,
+    steps: settings.steps,
+    batch: settings.batch,
+    learningRate: settings.learningRate,
+    seed: settings.seed,
+    stages: settings.stages,
+    split: settings.conditioning === 'split',
+    parametrization: settings.parametrization,
+    attentionWeight: settings.attentionWeight,
+    attentionLevels: settings.attentionLevels,
+    tokenWeights: new Float32Array(0),
+    resume: resume?.state,
+    checkpointEvery: checkpoint?.every ?? 0,
+  }
+  const save = (state: TrainerState): void => checkpoint?.save(writeResume({ settings, surroundings, state }))
+  const clock = new StepClock('step', resume?.state.step)
+  const onEvent = (event: NativeEvent): void => {
+    if (event.type === 'checkpoint') save(event.state)
+    else if (event.phase === 'step') context.emit(stepEvent(event, clock))
+  }
+  try {
+    const result = await runTask(() => engine.learn(request, onEvent), context.signal, save)
+    // a cancel that came with the last step: the result is thrown away, so it must be possible to go on from it
+    if (context.signal.aborted) save(result.state)
+    context.signal.throwIfAborted()
+    const subject = new Subject({
+      name: settings.name,
+      classWord: settings.class,
+      vectors: result.subject,
+      metadata: {
+        model: model.name,
+        fingerprint: model.fingerprint,
+        template: settings.templates[0],
+        steps: settings.steps,
+        learningRate: settings.learningRate,
+        seed: settings.seed,
+        attentionWeight: settings.attentionWeight,
+        conditioning: settings.conditioning,
+      },
+    })
+    await checkpoint?.remove()
+    return subject
+  } finally {
+    await checkpoint?.written()
+  }
+}
+
+type Options = ReturnType<typeof parseLearn>
+const parseLearn = (given: unknown) => parseOptions(learnSchema, given, 'learn()')
+
+/** Every setting, from the caller, else the resume file, else the model, else this package. */
+function settle(
+  options: Options,
+  levels: number[] | undefined,
+  resume: ResumeFile | undefined,
+  model: Model,
+  context: JobContext<LearnEvent>,
+): LearnSettings {
+  const before = resume?.settings
+  const fallback = { ...DEFAULTS, ...withoutUndefined(model.defaults.learn) }
+  return {
+    name: options.name ?? before?.name ?? fallback.name,
+    class: options.class,
+    steps: options.steps ?? before?.steps ?? fallback.steps,
+    learningRate: options.learningRate ?? before?.learningRate ?? fallback.learningRate,
+    seed: options.seed ?? before?.seed ?? fallback.seed,
+    batch: options.batch ?? before?.batch ?? fallback.batch,
+    stages: options.stages ?? before?.stages ?? fallback.stages,
+    attentionWeight: options.attention?.weight ?? before?.attentionWeight ?? fallback.attentionWeight,
+    attentionLevels: levels ?? before?.attentionLevels ?? defaultLevels(model, context),
+    conditioning: options.conditioning ?? before?.conditioning ?? fallback.conditioning,
+    parametrization: options.parametrization ?? before?.parametrization ?? fallback.parametrization,
+    templates: options.templates ?? before?.templates ?? [],
+  }
+}
+
+function withoutUndefined<T extends object>(value: T): T {
+  return Object.fromEntries(Object.entries(value).filter(([, one]) => one !== undefined)) as T
+}
+
+/** The levels that have cross-attention; the middle block is of the coarsest. */
+function attentionLevels(model: Model): number[] {
+  const { levels, midAttention } = model.spec.unet
+  return levels.flatMap(({ downAttention, upAttention }, level) =>
+    downAttention || upAttention || (midAttention && level === levels.length - 1) ? [level] : [],
+  )
+}
+
+/** A level without cross-attention would be a loss that is silently 0. */
+function chosenLevels({ attention }: Options, model: Model): number[] | undefined {
+  const levels = attention?.levels
+  if (levels === undefined) return undefined
+  if (levels === 'all') return []
+  const there = attentionLevels(model)
+  const missing = levels.find((level) => !there.includes(level))
+  if (missing !== undefined) {
+    const option = 'option "attention.levels" of learn()'
+    throw invalidOption(
+      option,
+      `must name levels with cross-attention (${there.join(', ')} in "${model.name}")`,
+      levels,
+    )
+  }
+  return [...new Set(levels)].sort((a, b) => a - b)
+}
+
+function defaultLevels(model: Model, context: JobContext<LearnEvent>): number[] {
+  const wanted = model.defaults.attentionLevels
+  const there = attentionLevels(model)
+  const levels = wanted.filter((level) => there.includes(level))
+  if (levels.length === 0 && wanted.length > 0) {
+    context.warn(
+      `"${model.name}" has no cross-attention at the levels ${wanted.join(', ')}: all of its levels are used`,
+    )
+  }
+  return levels
+}
+
+async function encodeTemplates(
+  model: Model,
+  settings: LearnSettings,
+): Promise<{ classTokens: number; templates: TemplateTokens[] }> {
+  const { classTemplates, encodePrompt } = await import('./prompt/index.ts')
+  const own = classTemplates(model.tokenizers, settings.class)
+  if (settings.templates.length === 0) {
+    settings.templates = own.texts
+    return own
+  }
+  const subject = { name: 'subject', classWord: settings.class, tokens: own.classTokens }
+  const templates = settings.templates.map((text) => {
+    const { ids, slots } = encodePrompt(
+      model.tokenizers,
+      text.replace('{}', () => '<subject>'),
+      [subject],
+    )
+    const [slot] = slots
+    if (slot === undefined || slots.length > 1) {
+      throw invalidOption('option "templates" of learn()', 'must have one place for the subject in each prompt', text)
+    }
+    return { ids, position: slot.position }
+  })
+  return { classTokens: own.classTokens, templates }
+}
+
+/** A resume file's settings are from outside: they go through the same schema as options. */
+function checkSettings({ settings }: ResumeFile): void {
+  const { name, steps, learningRate, seed, batch, stages, conditioning, parametrization, templates } = settings
+  const levels = settings.attentionLevels.length > 0 ? settings.attentionLevels : 'all'
+  const attention = { weight: settings.attentionWeight, levels }
+  const plain = { name, steps, learningRate, seed, batch, stages, conditioning, parametrization, templates, attention }
+  try {
+    parseLearn({ image: '-', class: settings.class, ...plain })
+  } catch (cause) {
+    throw new SwapError('SWAP_RESUME_INVALID', `the resume file is damaged: ${(cause as Error).message}`, { cause })
+  }
+}
+
+/** Writes resume files one after the other; where the engine is faster than the disk, only the latest. */
+class Checkpoint {
+  readonly every: number
+  readonly #path: string
+  readonly #warn: (message: string) => void
+  #waiting: Uint8Array | undefined
+  #writing: Promise<void> | undefined
+
+  constructor(path: string, every: number, warn: (message: string) => void) {
+    this.#path = path
+    this.every = every
+    this.#warn = warn
+  }
+
+  save(bytes: Uint8Array): void {
+    this.#waiting = bytes
+    this.#writing ??= this.#write()
+  }
+
+  async #write(): Promise<void> {
+    for (let bytes = this.#waiting; bytes; bytes = this.#waiting) {
+      this.#waiting = undefined
+      // learning goes on without it: what was learnt is worth more than the way back
+      await writeFileAtomic(this.#path, bytes).catch((error: Error) => this.#warn(`no resume file: ${error.message}`))
+    }
+    this.#writing = undefined
+  }
+
+  async written(): Promise<void> {
+    await this.#writing
+  }
+
+  async remove(): Promise<void> {
+    this.#waiting = undefined
+    await this.#writing
+    await rm(this.#path, { force: true }).catch((error: Error) => this.#warn(error.message))
+  }
+}
+
+async function openCheckpoint(
+  { checkpoint }: Options,
+  { warn }: JobContext<LearnEvent>,
+): Promise<Checkpoint | undefined> {
+  if (checkpoint === undefined) return undefined
+  const { path, every } = typeof checkpoint === 'string' ? { path: checkpoint, every: CHECKPOINT_EVERY } : checkpoint
+  await checkCheckpointPath(path)
+  return new Checkpoint(path, every, warn)
+}
+
+function stepEvent(event: Extract<NativeEvent, { type: 'progress' }>, clock: StepClock): LearnEvent {
+  return {
+    type: 'step',
+    step: event.done,
+    steps: event.total,
+    loss: event.loss,
+    reconstruction: event.reconstruction,
+    attention: event.attention,
+    stage: event.stage,
+    secondsLeft: clock.secondsLeft(event.phase, event.done, event.total, event.secondsLeft),
+  }
+}

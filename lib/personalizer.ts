@@ -1,0 +1,248 @@
+/** The door to everything: one base model in memory, which learns subjects and draws them. */
+import { addonFolder, engineOverride, enginePath, loadAddon } from './addon.ts'
+import { DisposedError, SwapError } from './errors.ts'
+import { type GenerateEvent, generate } from './generate.ts'
+import type { GeneratedImage } from './image/index.ts'
+import { type CallOptions, Job, type JobContext } from './job.ts'
+import { type LearnEvent, learn } from './learn.ts'
+import type { LibTorch } from './libtorch/index.ts'
+import type { Model } from './model/index.ts'
+import type { NativeBinding, NativeEngine } from './native.ts'
+import {
+  type GenerateOptions,
+  type LearnOptions,
+  type OpenOptions,
+  openSchema,
+  parseOptions,
+  parseSignal,
+} from './options.ts'
+import type { Session } from './session.ts'
+import type { Subject } from './subject.ts'
+import { fromNative, runTask } from './task.ts'
+
+/** What a {@link Personalizer} is and runs on. Plain and JSON-safe. */
+export interface PersonalizerInfo {
+  /** The base model's name and folder. */
+  readonly model: string
+  readonly path: string
+  readonly family: Model['family']
+  /** Pixels a side that the model was trained at: of the pictures that it makes unless told otherwise. */
+  readonly resolution: number
+  /** Changes with the text encoders, so it tells whether a subject belongs to this model. */
+  readonly fingerprint: string
+  readonly device: string
+  readonly dtype: 'float32' | 'bfloat16' | 'float16'
+  readonly threads: number
+  /** Of the base model. */
+  readonly parameters: number
+  readonly weightBytes: number
+  /** The version that is loaded. */
+  readonly libtorch: string
+  /** Which make of the split cross-attention is used. */
+  readonly attention: string
+  readonly cpuFeatures: string
+  /** What `learn` and `generate` use here when not told otherwise. */
+  readonly defaults: Model['defaults']
+  /** What is worth knowing about the model though it opened. */
+  readonly warnings: readonly string[]
+}
+
+/** @internal What opening needs from the other rooms; tests put their own in place. */
+export interface OpenParts {
+  readModel(model: string): Promise<Model>
+  findLibtorch(): Promise<LibTorch>
+  loadAddon(): NativeBinding
+  addonFolder(): string
+}
+
+const PARTS: OpenParts = {
+  readModel: async (model) => (await import('./model/index.ts')).readModel(model),
+  findLibtorch: async () => (await import('./libtorch/index.ts')).findLibtorch(),
+  loadAddon,
+  addonFolder,
+}
+
+/** Set by the class below: its constructor is private. */
+let construct: (session: Session, info: PersonalizerInfo) => Personalizer
+
+/**
+ * A base model that was opened.
+ *
+ * @example
+ * const personalizer = await Personalizer.open({ model: 'mini' })
+ * try {
+ *   const alice = await personalizer.learn({ image: 'me.jpg', name: 'alice', class: 'person' })
+ *   const [picture] = await personalizer.generate({ prompt: 'a photo of <alice> at the beach', subjects: [alice] })
+ *   await picture?.save('alice.png')
+ * } finally {
+ *   await personalizer.close()
+ * }
+ */
+export class Personalizer implements AsyncDisposable {
+  readonly #session: Session
+  readonly #info: PersonalizerInfo
+  readonly #jobs = new Set<Job<unknown, unknown>>()
+  #closed: Promise<void> | undefined
+
+  static {
+    construct = (session, info) => new Personalizer(session, info)
+  }
+
+  private constructor(session: Session, info: PersonalizerInfo) {
+    if (session === undefined) throw new SwapError('SWAP_OPTION_INVALID', 'use await Personalizer.open()')
+    this.#session = session
+    this.#info = info
+  }
+
+  /**
+   * Reads a base model into memory.
+   *
+   * @throws SwapError `SWAP_LIBTORCH_MISSING` and `SWAP_LIBTORCH_VERSION` (run `npx swap setup`), `SWAP_MODEL_…`,
+   *   `SWAP_ENGINE_…`, `SWAP_OPTION_…`; or the signal's reason
+   */
+  static async open(options: OpenOptions = {}, call: CallOptions = {}): Promise<Personalizer> {
+    return openWith(PARTS, options, call)
+  }
+
+  /** What was opened, and on what it runs. Readable after `close()` too. */
+  get info(): PersonalizerInfo {
+    return this.#info
+  }
+
+  /**
+   * Learns a subject from one photo.
+   *
+   * @returns a job: await it for the subject, iterate it for the steps
+   * @throws SwapError `SWAP_OPTION_…`, `SWAP_IMAGE_…`, `SWAP_PROMPT_…`, `SWAP_RESUME_…`, `SWAP_NUMERIC_…`; or the
+   *   signal's reason; the job rejects, the call itself never throws
+   */
+  learn(options: LearnOptions, call: CallOptions = {}): Job<Subject, LearnEvent> {
+    return this.#start('learn()', call, (context) => learn(this.#session, options, context))
+  }
+
+  /**
+   * Draws pictures. Asked for while a learning runs, it goes first.
+   *
+   * @returns a job: await it for the pictures, iterate it for the steps
+   * @throws SwapError `SWAP_OPTION_…`, `SWAP_PROMPT_…`, `SWAP_SUBJECT_…`, `SWAP_SCHEDULER_…`; or the signal's
+   *   reason; the job rejects, the call itself never throws
+   */
+  generate(options: GenerateOptions, call: CallOptions = {}): Job<GeneratedImage[], GenerateEvent> {
+    return this.#start('generate()', call, (context) => generate(this.#session, options, context))
+  }
+
+  #start<T, E>(name: string, call: CallOptions, work: (context: JobContext<E>) => Promise<T>): Job<T, E> {
+    let signal: AbortSignal | undefined
+    let refusal: unknown
+    try {
+      if (this.#closed) throw new DisposedError('the personalizer')
+      signal = parseSignal(call, name)
+    } catch (error) {
+      refusal = error
+    }
+    const job = new Job<T, E>(refusal === undefined ? work : () => Promise.reject(refusal), { signal })
+    this.#jobs.add(job)
+    const forget = (): void => void this.#jobs.delete(job)
+    job.then(forget, forget)
+    return job
+  }
+
+  /**
+   * Gives the memory back: running jobs are cancelled and reject with a `DisposedError`. Resolves when it is done;
+   * may be called any number of times.
+   */
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    const jobs = [...this.#jobs]
+    for (const job of jobs) job.cancel(new DisposedError('the personalizer'))
+    await Promise.all([this.#session.engine.close(), Promise.allSettled(jobs)])
+  }
+
+  /** `close()`, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+/** @internal `Personalizer.open()` with its parts given. */
+export async function openWith(parts: OpenParts, options: OpenOptions, call: CallOptions): Promise<Personalizer> {
+  const parsed = parseOptions(openSchema, options, 'open()')
+  const signal = parseSignal(call, 'open()')
+  return await new Job<Personalizer, never>((context) => open(parts, parsed, context), { signal })
+}
+
+type Options = ReturnType<typeof parseOpen>
+const parseOpen = (given: unknown) => parseOptions(openSchema, given, 'open()')
+
+async function open(parts: OpenParts, options: Options, { signal }: JobContext<never>): Promise<Personalizer> {
+  const model = await parts.readModel(options.model)
+  signal.throwIfAborted()
+  const libtorch = engineOverride() ? undefined : await parts.findLibtorch()
+  signal.throwIfAborted()
+  const binding = parts.loadAddon()
+  const { flavour, device } = chooseDevice(options.device, libtorch)
+  const engine = createEngine(binding, libtorch?.libraries ?? [], enginePath(parts.addonFolder(), flavour))
+  try {
+    const failure = new AbortController()
+    const request = {
+      spec: model.spec,
+      tensors: model.tensors,
+      device,
+      dtype: options.dtype,
+      threads: options.threads ?? 0,
+    }
+    const load = (): ReturnType<NativeEngine['load']> =>
+      engine.load(request, (event) => {
+        if (event.type !== 'progress' || event.phase !== 'load' || failure.signal.aborted) return
+        try {
+          options.onProgress?.({ phase: 'load', done: event.done, total: event.total })
+        } catch (error) {
+          failure.abort(error)
+        }
+      })
+    const engineInfo = await runTask(load, AbortSignal.any([signal, failure.signal])).catch((error: unknown) => {
+      throw failure.signal.aborted ? failure.signal.reason : error
+    })
+    failure.signal.throwIfAborted()
+    signal.throwIfAborted()
+    const info = {
+      model: model.name,
+      path: model.path,
+      family: model.family,
+      resolution: model.resolution,
+      fingerprint: model.fingerprint,
+      ...engineInfo,
+      defaults: model.defaults,
+      warnings: [...model.warnings],
+    }
+    return construct({ model, engine, engineInfo }, Object.freeze(info))
+  } catch (error) {
+    await engine.close()
+    throw error
+  }
+}
+
+function createEngine(binding: NativeBinding, libraries: string[], engine: string): NativeEngine {
+  try {
+    return binding.createEngine({ libraries, engine })
+  } catch (error) {
+    throw fromNative(error)
+  }
+}
+
+/** The engine of LibTorch's flavour, and the device to ask it for. */
+function chooseDevice(device: string, libtorch: LibTorch | undefined): { flavour: 'cpu' | 'cuda'; device: string } {
+  const flavour = libtorch?.flavour ?? 'cpu'
+  if (device === 'auto') return { flavour, device: flavour === 'cuda' ? 'cuda' : 'cpu' }
+  if (libtorch && device !== 'cpu' && flavour === 'cpu') {
+    const found = `the LibTorch in "${libtorch.root}" computes on CPUs only`
+    throw new SwapError('SWAP_DEVICE_UNAVAILABLE', `the device '${device}' was asked for, but ${found}`, {
+      hint: "use device: 'auto', or name a LibTorch with CUDA in SWAP_LIBTORCH",
+    })
+  }
+  return { flavour, device }
+}

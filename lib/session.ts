@@ -1,0 +1,9 @@
+/** What the calls of one personalizer work with. */
+import type { Model } from './model/index.ts'
+import type { EngineInfo, NativeEngine } from './native.ts'
+
+export interface Session {
+  model: Model
+  engine: NativeEngine
+  engineInfo: EngineInfo
+}
