@@ -1,0 +1,6 @@
+/** Pictures: in from whatever holds one, out with how they came to be. */
+
+export type { Crop, ImageInput } from './decode.ts'
+export { formatOf, GeneratedImage, type GeneratedImageFields, type ImageFormat } from './generated.ts'
+export { readMask, readPhoto } from './photo.ts'
+export { contactSheet, type SheetCell, type SheetOptions } from './sheet.ts'
