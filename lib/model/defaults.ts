@@ -1,0 +1,93 @@
+/** What a model is best used with, from a swap.json in its folder or from its family. */
+import { join } from 'node:path'
+import type { ModelSpec } from '../native.ts'
+import { Config, exists, jsonObject, readConfig } from './json.ts'
+
+export type Family = 'sd1' | 'sd2' | 'mini' | 'custom'
+
+/** Options that a caller leaves out take these. */
+export interface ModelDefaults {
+  /** Downsampling levels of the attention loss, 0 the finest. */
+  attentionLevels: number[]
+  guidanceScale: number
+  /** Denoising steps. */
+  steps: number
+  learn: {
+    steps: number
+    learningRate: number
+    batch: number
+    attention: { weight: number; levels: number[] }
+    /** Prompts to learn with, for every class; undefined: the package's own. */
+    templates?: string[] | undefined
+  }
+}
+
+/**
+ * The family by the shapes of the parts, and the defaults of it; a `swap.json` of the folder changes both.
+ *
+ * @throws SwapError `SWAP_MODEL_CONFIG`
+ */
+export async function readDefaults(
+  folder: string,
+  spec: ModelSpec,
+): Promise<{ family: Family; defaults: ModelDefaults }> {
+  const file = join(folder, 'swap.json')
+  const config = (await exists(file)) ? await readConfig(file) : new Config(file, new Map())
+  const family = config.string('family', familyOf(spec))
+  if (!isFamily(family)) throw config.invalid('family', "'sd1', 'sd2', 'mini' or 'custom'")
+  const own = inner(config, 'defaults')
+  const learn = inner(own, 'learn')
+  const attention = inner(learn, 'attention')
+  const levels = attention.integers('levels', usualLevels(spec), 0, 16)
+  if (levels.some((level) => !attends(spec, level))) {
+    throw attention.invalid('levels', `a list of levels with cross-attention (${attendingLevels(spec).join(', ')})`)
+  }
+  return {
+    family,
+    defaults: {
+      attentionLevels: levels,
+      guidanceScale: own.number('guidanceScale', 7.5),
+      steps: own.integer('steps', 30, 1, 1000),
+      learn: {
+        steps: learn.integer('steps', 600),
+        learningRate: learn.number('learningRate', 1e-4),
+        batch: learn.integer('batch', 1, 1, 64),
+        attention: { weight: attention.number('weight', 0.003), levels },
+        templates: learn.has('templates') ? learn.strings('templates', []) : undefined,
+      },
+    },
+  }
+}
+
+function inner(config: Config, key: string): Config {
+  const value = config.get(key)
+  const object = value === undefined ? new Map() : jsonObject(value)
+  if (!object) throw config.invalid(key, 'an object')
+  return new Config(config.file, object)
+}
+
+function isFamily(value: string): value is Family {
+  return ['sd1', 'sd2', 'mini', 'custom'].includes(value)
+}
+
+function familyOf({ unet, textEncoders }: ModelSpec): Family {
+  const widths = unet.levels.map(({ channels }) => channels).join()
+  if (widths !== '320,640,1280,1280' || textEncoders[0]?.width !== unet.crossAttentionDim) return 'custom'
+  return unet.crossAttentionDim === 768 ? 'sd1' : unet.crossAttentionDim === 1024 ? 'sd2' : 'custom'
+}
+
+function attends({ unet }: ModelSpec, level: number): boolean {
+  const at = unet.levels[level]
+  if (!at) return false
+  return at.downAttention || at.upAttention || (unet.midAttention && level === unet.levels.length - 1)
+}
+
+function attendingLevels(spec: ModelSpec): number[] {
+  return spec.unet.levels.map((_, level) => level).filter((level) => attends(spec, level))
+}
+
+/** 32x32 and 16x16 at 512 px; all there are where a model attends at neither. */
+function usualLevels(spec: ModelSpec): number[] {
+  const usual = [1, 2].filter((level) => attends(spec, level))
+  return usual.length > 0 ? usual : attendingLevels(spec)
+}
