@@ -46,7 +46,7 @@ export interface Reference {
  *
  * Everything lands in `.cache/parity`, under a hash of all the scripts and of the embedded model.
  */
-export async function reference(script: 'outputs' | 'gradients' | 'pictures' | 'schedulers'): Promise<Reference> {
+export async function reference(script: 'outputs' | 'gradients' | 'pictures' | 'trajectories'): Promise<Reference> {
   const folder = join(root, '.cache', 'parity', sourcesHash(), script)
   const models = join(folder, '..', 'models')
   const found = (): Reference => ({

@@ -124,11 +124,11 @@ CONFIGURATIONS = [
         DDIM,
         Files(tokenizer="json"),
     ),
-    # Cross-attention at one level on the way down only, at another on the way up only, none in the middle.
+    # Cross-attention at one level on the way down only, at another on the way up only.
     Configuration(
         "some-blocks",
         text(40, 5, 1, 96, "gelu"),
-        unet([32, 48, 64], [2, 3, 4], "ubd", 16, layers_per_block=1, mid_block_type="UNetMidBlock2D", downsample_padding=0),
+        unet([32, 48, 64], [2, 3, 4], "ubd", 16, layers_per_block=1, downsample_padding=0),
         vae([16, 16, 32], 2, 16, mid_block_add_attention=False),
         DDIM,
         Files(dtype=torch.bfloat16),

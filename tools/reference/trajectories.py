@@ -1,0 +1,121 @@
+"""Trajectories of diffusers' schedulers, built from models' files by `from_config`, also of another class than the file's.
+
+    python trajectories.py --models FOLDER --out FOLDER
+
+writes one file a case: `sample`, `outputs` (of the model, one a call), `timesteps`, `inputs` (what the model is given)
+and `samples` (after each call); the metadata `case` is JSON with the scheduler's file, the name and the steps.
+"""
+
+import argparse
+import inspect
+import json
+import tempfile
+from pathlib import Path
+
+import diffusers
+import torch
+from models import MINI
+from pictures import SCHEDULERS
+from safetensors.torch import save_file
+
+NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+SEED = 12
+STEPS = (6, 11)
+
+# As published with Stable Diffusion 1.5: an old file with keys of other classes and without many of its own.
+PNDM = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    **NOISE,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+
+
+def saved(class_name: str, config: dict, **options) -> dict:
+    """The file that diffusers writes for a scheduler made from another's: with all keys, and notes on defaults."""
+    scheduler = getattr(diffusers, class_name).from_config(config, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        scheduler.save_config(folder)
+        return json.loads((Path(folder) / "scheduler_config.json").read_text())
+
+
+FILES = {
+    "mini": json.loads((MINI / "scheduler" / "scheduler_config.json").read_text()),
+    "sd15": PNDM,
+    # As published with Stable Diffusion 2.1.
+    "sd21": {**PNDM, "_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
+    "bare ddim": {"_class_name": "DDIMScheduler"},
+    "bare pndm": {"_class_name": "PNDMScheduler"},
+    "zero terminal snr": {
+        "_class_name": "DDIMScheduler",
+        **NOISE,
+        "clip_sample": False,
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "set_alpha_to_one": False,
+        "timestep_spacing": "trailing",
+    },
+    "saved euler": saved("EulerDiscreteScheduler", PNDM),
+    "saved euler-a": saved("EulerAncestralDiscreteScheduler", PNDM, timestep_spacing="trailing"),
+    "saved dpm++2m": saved("DPMSolverMultistepScheduler", PNDM, use_karras_sigmas=True),
+    "saved unipc": saved("UniPCMultistepScheduler", PNDM, solver_order=2),
+    "saved ddim": saved("DDIMScheduler", PNDM),
+}
+
+
+def make(config: dict, name: str | None):
+    if name is None:
+        return getattr(diffusers, config["_class_name"]).from_config(config)
+    class_name, options = SCHEDULERS[name]
+    return getattr(diffusers, class_name).from_config(config, **options)
+
+
+def trajectory(scheduler, steps: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(steps)
+    scheduler.set_timesteps(steps)
+    calls = len(scheduler.timesteps)
+    first = torch.randn(2, 4, 4, 3, generator=generator)
+    outputs = torch.randn(calls, *first.shape, generator=generator)
+    # One generator a picture, as the pipeline is given them.
+    noise = [torch.Generator().manual_seed(SEED + index) for index in range(len(first))]
+    more = {"generator": noise} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    sample = first * scheduler.init_noise_sigma
+    inputs, samples = [], []
+    for output, timestep in zip(outputs, scheduler.timesteps, strict=True):
+        inputs.append(scheduler.scale_model_input(sample, timestep))
+        sample = scheduler.step(output, timestep, sample, **more).prev_sample
+        samples.append(sample)
+    return {
+        "sample": first,
+        "outputs": outputs,
+        "seed": torch.tensor([SEED, SEED + 1]).float(),
+        "timesteps": scheduler.timesteps.float(),
+        "inputs": torch.stack(inputs),
+        "samples": torch.stack(samples),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, help="not used: a trajectory needs no model")
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    index = 0
+    for file, config in FILES.items():
+        for name in (None, *SCHEDULERS):
+            if name == "pndm" and config.get("rescale_betas_zero_snr"):
+                continue  # PNDM divides by the signal that is left, which is none
+            for steps in STEPS:
+                case = {"file": file, "config": config, "scheduler": name, "steps": steps}
+                tensors = {key: tensor.contiguous() for key, tensor in trajectory(make(config, name), steps).items()}
+                save_file(tensors, out / f"{index:03}.safetensors", {"case": json.dumps(case)})
+                index += 1
+
+
+if __name__ == "__main__":
+    main()
