@@ -1,0 +1,33 @@
+// The addon and the engines, by cmake-js (which knows where Node-API's headers are) into build/Release.
+import { availableParallelism } from 'node:os'
+import { at, fingerprint, has, once, run, say } from './common.mjs'
+
+/** C++ tests want Debian's doctest-dev; it is installed where this process may, else they are left out, visibly. */
+function findDoctest() {
+  const there = () => has('sh', ['-c', 'echo "#include <doctest/doctest.h>" | ${CXX:-c++} -x c++ -fsyntax-only -'])
+  if (there()) return true
+  if (process.getuid?.() === 0 && has('apt-get')) {
+    say('doctest')
+    run('sh', ['-c', 'apt-get update -qq && apt-get install -y -qq doctest-dev'], { quiet: true })
+    return there()
+  }
+  console.warn('! C++ tests are skipped: doctest is not installed (apt-get install doctest-dev, brew install doctest)')
+  return false
+}
+
+export function buildNative({ libtorch, tests = false, type = 'Release', out = 'build' }) {
+  const withTests = tests && findDoctest()
+  const sources = ['CMakeLists.txt', 'binding', 'cpp', 'cuda', 'test/fake_engine', ...(withTests ? ['test/cpp'] : [])]
+  once(`native-${out}`, fingerprint(sources, `${libtorch} ${type} ${withTests}`), () => {
+    say('native build')
+    run(process.execPath, [
+      at('node_modules', 'cmake-js', 'bin', 'cmake-js'),
+      'build',
+      ...['--log-level', 'error', '--out', at(out), '--config', type],
+      ...['--parallel', String(availableParallelism())],
+      `--CDSWAP_LIBTORCH=${libtorch}`,
+      `--CDSWAP_TESTS=${withTests ? 'ON' : 'OFF'}`,
+    ])
+  })
+  return { withTests }
+}
