@@ -93,3 +93,9 @@ export async function readFileLimited(path: string, limit: number): Promise<Uint
     await handle?.close().catch(() => {})
   }
 }
+
+/** Why bytes are no safetensors file, for a sentence that names the file itself. */
+export function safetensorsReason(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error)
+  return `as a safetensors file, ${message.replace(/^"data": /, '')}`
+}

@@ -117,7 +117,7 @@ function checkSubjects(subjects: Subject[], model: Model, context: JobContext<Ge
   const names = new Set<string>()
   const widths = model.spec.textEncoders.map(({ width }) => width)
   for (const subject of subjects) {
-    const { name, classWord, tokens, metadata } = subject
+    const { name, metadata } = subject
     if (names.has(name)) {
       throw new SwapError('SWAP_SUBJECT_DUPLICATE', `two subjects are called "${name}"`, {
         hint: 'learn one of them under another name',
@@ -129,12 +129,6 @@ function checkSubjects(subjects: Subject[], model: Model, context: JobContext<Ge
       throw new SwapError('SWAP_SUBJECT_WIDTH', `the subject "${name}" has ${of}`, {
         hint: `use the base model that it was learnt with${metadata.model ? `: ${metadata.model}` : ''}`,
       })
-    }
-    for (const tokenizer of model.tokenizers) {
-      const found = tokenizer.tokens(classWord).length
-      if (found === tokens) continue
-      const message = `the subject "${name}" takes ${tokens} tokens, but its class word "${classWord}" has ${found} here`
-      throw new SwapError('SWAP_SUBJECT_CLASS', message, { hint: 'use the base model that it was learnt with' })
     }
     if (metadata.fingerprint !== undefined && metadata.fingerprint !== model.fingerprint) {
       const base = metadata.model ? `"${metadata.model}"` : 'another model'

@@ -5,7 +5,7 @@ import { SwapError } from './errors.ts'
 import { writeFileAtomic } from './files.ts'
 import type { JobContext } from './job.ts'
 import type { Model } from './model/index.ts'
-import type { LearnRequest, NativeEvent, TemplateTokens, TrainerState } from './native.ts'
+import type { LearnRequest, NativeEvent, TrainerState } from './native.ts'
 import { invalidOption, type LearnOptions, learnSchema, parseOptions } from './options.ts'
 import {
   checkCheckpointPath,
@@ -38,15 +38,11 @@ export interface LearnEvent {
   secondsLeft: number
 }
 
-/** Used where neither the caller, a resume file nor the model says otherwise. */
+/** Used where neither the caller nor a resume file says otherwise, and models have no say. */
 const DEFAULTS = {
   name: 'subject',
-  steps: 600,
-  learningRate: 1e-4,
   seed: 0,
-  batch: 1,
   stages: 5,
-  attentionWeight: 0.003,
   conditioning: 'split',
   parametrization: 'attention',
 } as const
@@ -62,8 +58,9 @@ export async function learn(session: Session, given: LearnOptions, context: JobC
   if (resume) checkSettings(resume)
   const checkpoint = await openCheckpoint(options, context)
 
-  const settings = settle(options, levels, resume, model, context)
-  const { classTokens, templates } = await encodeTemplates(model, settings)
+  const { classTemplates, templatesFor } = await import('./prompt/index.ts')
+  const settings = settle(options, levels, resume?.settings, model, templatesFor)
+  const { classTokens, templates } = classTemplates(model.tokenizers, settings.class, settings.templates)
   const { readMask, readPhoto } = await import('./image/index.ts')
   const crop = options.crop ?? 'center'
   const photo = await readPhoto(options.image, { size: model.resolution, crop })
@@ -143,30 +140,25 @@ const parseLearn = (given: unknown) => parseOptions(learnSchema, given, 'learn()
 function settle(
   options: Options,
   levels: number[] | undefined,
-  resume: ResumeFile | undefined,
+  before: LearnSettings | undefined,
   model: Model,
-  context: JobContext<LearnEvent>,
+  templatesFor: (classWord: string) => readonly string[],
 ): LearnSettings {
-  const before = resume?.settings
-  const fallback = { ...DEFAULTS, ...withoutUndefined(model.defaults.learn) }
+  const own = model.defaults.learn
   return {
-    name: options.name ?? before?.name ?? fallback.name,
+    name: options.name ?? before?.name ?? DEFAULTS.name,
     class: options.class,
-    steps: options.steps ?? before?.steps ?? fallback.steps,
-    learningRate: options.learningRate ?? before?.learningRate ?? fallback.learningRate,
-    seed: options.seed ?? before?.seed ?? fallback.seed,
-    batch: options.batch ?? before?.batch ?? fallback.batch,
-    stages: options.stages ?? before?.stages ?? fallback.stages,
-    attentionWeight: options.attention?.weight ?? before?.attentionWeight ?? fallback.attentionWeight,
-    attentionLevels: levels ?? before?.attentionLevels ?? defaultLevels(model, context),
-    conditioning: options.conditioning ?? before?.conditioning ?? fallback.conditioning,
-    parametrization: options.parametrization ?? before?.parametrization ?? fallback.parametrization,
-    templates: options.templates ?? before?.templates ?? [],
+    steps: options.steps ?? before?.steps ?? own.steps,
+    learningRate: options.learningRate ?? before?.learningRate ?? own.learningRate,
+    seed: options.seed ?? before?.seed ?? DEFAULTS.seed,
+    batch: options.batch ?? before?.batch ?? own.batch,
+    stages: options.stages ?? before?.stages ?? DEFAULTS.stages,
+    attentionWeight: options.attention?.weight ?? before?.attentionWeight ?? own.attention.weight,
+    attentionLevels: levels ?? before?.attentionLevels ?? own.attention.levels,
+    conditioning: options.conditioning ?? before?.conditioning ?? DEFAULTS.conditioning,
+    parametrization: options.parametrization ?? before?.parametrization ?? DEFAULTS.parametrization,
+    templates: options.templates ?? before?.templates ?? own.templates ?? [...templatesFor(options.class)],
   }
-}
-
-function withoutUndefined<T extends object>(value: T): T {
-  return Object.fromEntries(Object.entries(value).filter(([, one]) => one !== undefined)) as T
 }
 
 /** The levels that have cross-attention; the middle block is of the coarsest. */
@@ -193,44 +185,6 @@ function chosenLevels({ attention }: Options, model: Model): number[] | undefine
     )
   }
   return [...new Set(levels)].sort((a, b) => a - b)
-}
-
-function defaultLevels(model: Model, context: JobContext<LearnEvent>): number[] {
-  const wanted = model.defaults.attentionLevels
-  const there = attentionLevels(model)
-  const levels = wanted.filter((level) => there.includes(level))
-  if (levels.length === 0 && wanted.length > 0) {
-    context.warn(
-      `"${model.name}" has no cross-attention at the levels ${wanted.join(', ')}: all of its levels are used`,
-    )
-  }
-  return levels
-}
-
-async function encodeTemplates(
-  model: Model,
-  settings: LearnSettings,
-): Promise<{ classTokens: number; templates: TemplateTokens[] }> {
-  const { classTemplates, encodePrompt } = await import('./prompt/index.ts')
-  const own = classTemplates(model.tokenizers, settings.class)
-  if (settings.templates.length === 0) {
-    settings.templates = own.texts
-    return own
-  }
-  const subject = { name: 'subject', classWord: settings.class, tokens: own.classTokens }
-  const templates = settings.templates.map((text) => {
-    const { ids, slots } = encodePrompt(
-      model.tokenizers,
-      text.replace('{}', () => '<subject>'),
-      [subject],
-    )
-    const [slot] = slots
-    if (slot === undefined || slots.length > 1) {
-      throw invalidOption('option "templates" of learn()', 'must have one place for the subject in each prompt', text)
-    }
-    return { ids, position: slot.position }
-  })
-  return { classTokens: own.classTokens, templates }
 }
 
 /** A resume file's settings are from outside: they go through the same schema as options. */

@@ -3,9 +3,10 @@
  * the bits to be the same. A safetensors file: the trainer's tensors, and its settings as metadata.
  */
 import { createHash } from 'node:crypto'
-import { open } from 'node:fs/promises'
+import { open, stat } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { SwapError } from './errors.ts'
-import { fileError, readFileLimited } from './files.ts'
+import { fileError, readFileLimited, safetensorsReason } from './files.ts'
 import { readSafetensors, writeSafetensors } from './model/safetensors.ts'
 import type { TrainerState } from './native.ts'
 
@@ -95,7 +96,7 @@ export async function readResume(source: string | Uint8Array): Promise<ResumeFil
   try {
     file = readSafetensors(bytes)
   } catch (cause) {
-    throw invalid(what, cause instanceof Error ? cause.message : String(cause), cause)
+    throw invalid(what, safetensorsReason(cause), cause)
   }
   const metadata = new Map(Object.entries(file.metadata))
   if (metadata.get('format') !== FORMAT) throw invalid(what, 'its metadata does not say so')
@@ -209,7 +210,9 @@ export async function checkCheckpointPath(path: string): Promise<void> {
       await handle.close()
     }
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
+    const missing = (error as NodeJS.ErrnoException).code === 'ENOENT'
+    // a checkpoint that could not be written would be noticed after the first fifty steps only
+    if (missing && (await stat(dirname(path)).catch(() => undefined))?.isDirectory()) return
     throw fileError(error, path, 'write')
   }
   if (length > 0 && !head.subarray(0, length).includes(`"${FORMAT}"`)) {

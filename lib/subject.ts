@@ -1,6 +1,6 @@
 /** A learnt subject: the vectors that stand for it, stage by stage, and the file that keeps them. */
 import { SwapError } from './errors.ts'
-import { readFileLimited, writeFileAtomic } from './files.ts'
+import { readFileLimited, safetensorsReason, writeFileAtomic } from './files.ts'
 import { readSafetensors, writeSafetensors } from './model/safetensors.ts'
 import type { NativeTensor, SubjectVectors } from './native.ts'
 
@@ -138,8 +138,7 @@ function parse(bytes: Uint8Array, what: string): Subject {
   try {
     file = readSafetensors(bytes)
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause)
-    throw invalid(what, `it is not a safetensors file: ${reason}`, cause)
+    throw invalid(what, safetensorsReason(cause), cause)
   }
   const vectors = readVectors(new Map(file.tensors.map((tensor) => [tensor.name, tensor])), what)
   const { name, classWord, metadata } = fromStrings(new Map(Object.entries(file.metadata)), what)
