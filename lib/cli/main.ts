@@ -13,7 +13,7 @@ export async function main(argv: string[] = process.argv): Promise<void> {
       throw error
     })
   try {
-    await buildProgram().parseAsync(argv)
+    await buildProgram(argv.includes('--json')).parseAsync(argv)
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error
     // Help and version are asked for; anything else commander ends with is wrong usage.

@@ -1,6 +1,6 @@
 /** What a command says, and where: people read lines and a bar, programs read one JSON object a line. */
 
-import type { SingleBar } from 'cli-progress'
+import { SingleBar } from 'cli-progress'
 import { SwapError } from '../errors.ts'
 
 export interface OutputOptions {
@@ -30,6 +30,9 @@ export interface Step {
 
 /** Plain lines are said at each of these parts of the way, not at each step. */
 const PLAIN_PARTS = 10
+/** A task of more units than this (bytes) is not told unit by unit to programs either. */
+const MANY = 1_000_000
+const MANY_PARTS = 100
 
 export class Output {
   readonly json: boolean
@@ -92,24 +95,31 @@ export class Output {
   }
 
   /** Draws, or says sparsely, how far `label` is. */
-  async progress(label: string, step: Step): Promise<void> {
+  progress(label: string, step: Step): void {
     if (this.json) {
+      if (step.total > MANY && !this.#isNextPart(label, step, MANY_PARTS)) return
       this.#event({ type: 'progress', task: label, done: step.done, total: step.total, ...step.data })
       return
     }
-    if (this.terminal) return this.#draw(label, step)
-    if (step.total <= 0) return
-    const part = Math.floor((PLAIN_PARTS * step.done) / step.total)
-    if (this.#part?.label === label && this.#part.part >= part) return
-    this.#part = { label, part }
+    if (this.terminal) {
+      this.#draw(label, step)
+      return
+    }
+    if (step.total <= 0 || !this.#isNextPart(label, step, PLAIN_PARTS)) return
     const percent = Math.floor((100 * step.done) / step.total)
     this.#notes.write(`${label}: ${percent} %${step.detail ? ` · ${step.detail}` : ''}\n`)
   }
 
-  async #draw(label: string, step: Step): Promise<void> {
+  #isNextPart(label: string, { done, total }: Step, parts: number): boolean {
+    const part = Math.floor((parts * done) / total)
+    if (this.#part?.label === label && this.#part.part >= part) return false
+    this.#part = { label, part }
+    return true
+  }
+
+  #draw(label: string, step: Step): void {
     if (this.#bar?.label !== label) {
       this.endProgress()
-      const { SingleBar } = await import('cli-progress')
       const bar = new SingleBar({
         format: `${label} {bar} {percentage} %  {detail}`,
         barCompleteChar: '█',

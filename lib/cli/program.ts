@@ -4,18 +4,27 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command } from 'commander'
 import { packageRoot } from '../paths.ts'
+import { addDoctor } from './doctor.ts'
+import { addGenerate } from './generate.ts'
+import { addLearn } from './learn.ts'
+import { Output } from './output.ts'
+import { usage } from './run.ts'
 import { addSetup } from './setup.ts'
 
 function version(): string {
   return (JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string }).version
 }
 
-export function buildProgram(): Command {
+/** @param json Wrong usage is said as a JSON object too. */
+export function buildProgram(json = false): Command {
   const program = new Command('swap')
     .description('Teach a Stable Diffusion model one subject from one photo, and put it into any prompt.')
     .version(version(), '-V, --version', 'the version of this package')
-    .showHelpAfterError('(see --help)')
+    .showHelpAfterError(json ? false : '(see --help)')
     .exitOverride()
+    .configureOutput(
+      json ? { outputError: (text) => new Output({ json }).error(usage(text.trim().replace(/^error: /, ''))) } : {},
+    )
     .configureHelp({ showGlobalOptions: false })
     .addHelpText(
       'after',
@@ -25,6 +34,9 @@ export function buildProgram(): Command {
         '  $ swap generate "a photo of <alice> at the beach" --subject alice.safetensors --out pictures\n' +
         '\nExit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.',
     )
+  addLearn(program)
+  addGenerate(program)
   addSetup(program)
+  addDoctor(program)
   return program
 }

@@ -48,7 +48,7 @@ export function addSetup(program: Command): void {
             signal,
             onNote: (note) => output.note(note),
             onProgress: ({ phase, done, total }) =>
-              void output.progress(LABELS[phase], {
+              output.progress(LABELS[phase], {
                 done,
                 total,
                 detail: total ? `${megabytes(done)} of ${megabytes(total)}` : '',

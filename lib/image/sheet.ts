@@ -17,8 +17,10 @@ export interface SheetOptions {
   title?: string | undefined
   /** Below the title, smaller. */
   subtitle?: string | undefined
-  /** Above the columns. */
-  columns?: string[] | undefined
+  /** Beside the title: what the sheet is about. */
+  photo?: NativeImage | undefined
+  /** Above the columns; one with a span stands above several and sets them apart from the rest. */
+  columns?: (string | { text: string; span: number })[] | undefined
   /** Left of the rows. */
   rows?: string[] | undefined
   /** Longest side of a picture on the sheet, in pixels. Default: 256, less where there are many columns. */
@@ -34,6 +36,9 @@ const STYLE = {
   font: 'Inter, Helvetica Neue, Arial, Liberation Sans, DejaVu Sans, sans-serif',
   margin: 44,
   gap: 18,
+  /** Between groups of columns. */
+  groupGap: 44,
+  photo: 168,
   radius: 10,
 }
 
@@ -44,9 +49,13 @@ const ROW = { size: 16, weight: 600, line: 21 }
 const LABEL = { size: 14, weight: 400, line: 19 }
 const LABEL_LINES = 2
 const ROW_LABEL_WIDTH = 190
+/** Room for a title above a single picture. */
+const MIN_WIDTH = 640
 
 /** Mean width of a letter in units of the font's size: a little wide, so that lines rather stay short. */
-const LETTER = 0.54
+const LETTER = 0.56
+const BOLD_LETTER = 0.64
+const BOLD = 600
 
 function escapeXml(text: string): string {
   return (
@@ -60,9 +69,15 @@ function escapeXml(text: string): string {
   )
 }
 
+interface TextStyle {
+  size: number
+  weight: number
+  line: number
+}
+
 /** Breaks a text into lines of at most `width` pixels; what does not fit on the last one is cut with an ellipsis. */
-export function wrapText(text: string, width: number, size: number, lines: number): string[] {
-  const room = Math.max(4, Math.floor(width / (size * LETTER)))
+export function wrapText(text: string, width: number, { size, weight }: TextStyle, lines: number): string[] {
+  const room = Math.max(4, Math.floor(width / (size * (weight >= BOLD ? BOLD_LETTER : LETTER))))
   const out: string[] = []
   let line = ''
   for (const word of text.trim().split(/\s+/)) {
@@ -79,12 +94,6 @@ export function wrapText(text: string, width: number, size: number, lines: numbe
   return kept.map((part) => (part.length > room ? `${part.slice(0, room - 1).trimEnd()}…` : part))
 }
 
-interface TextStyle {
-  size: number
-  weight: number
-  line: number
-}
-
 function textLines(
   lines: string[],
   x: number,
@@ -98,6 +107,24 @@ function textLines(
       return `<text x="${x}" y="${y}" font-size="${style.size}" font-weight="${style.weight}" fill="${colour}" text-anchor="${anchor}">${escapeXml(line)}</text>`
     })
     .join('')
+}
+
+/** Where the columns begin: those under one heading stand together, groups apart. */
+function columnLefts(across: number, columns: { span: number }[], left: number, cell: number): number[] {
+  const lasts = new Set<number>()
+  let end = 0
+  if (columns.some(({ span }) => span > 1))
+    for (const { span } of columns) {
+      end += span
+      lasts.add(end - 1)
+    }
+  const lefts: number[] = []
+  let x = left
+  for (let column = 0; column < across; column += 1) {
+    lefts.push(x)
+    x += cell + (lasts.has(column) ? STYLE.groupGap : STYLE.gap)
+  }
+  return lefts
 }
 
 /** How large a picture is drawn: it fits the cell, and a small one is enlarged to it. */
@@ -120,88 +147,131 @@ async function drawPicture(image: NativeImage, width: number, height: number): P
     .toBuffer()
 }
 
+type Heading = { text: string; span: number }
+
+/** Collects what is drawn: words and lines in one SVG, pictures beside it. */
+class Drawing {
+  readonly #shapes: string[] = []
+  readonly #pictures: Promise<OverlayOptions>[] = []
+
+  shape(svg: string): void {
+    this.#shapes.push(svg)
+  }
+
+  picture(image: NativeImage, size: { width: number; height: number }, left: number, top: number): void {
+    this.#pictures.push(drawPicture(image, size.width, size.height).then((input) => ({ input, left, top })))
+  }
+
+  rule(left: number, right: number, y: number): void {
+    this.shape(`<line x1="${left}" x2="${right}" y1="${y}" y2="${y}" stroke="${STYLE.line}"/>`)
+  }
+
+  frame(left: number, top: number, { width, height }: { width: number; height: number }): void {
+    this.shape(
+      `<rect x="${left - 4}" y="${top - 4}" width="${width + 8}" height="${height + 8}" rx="${STYLE.radius + 4}" fill="none" stroke="${STYLE.accent}" stroke-width="3"/>`,
+    )
+  }
+
+  async png(width: number, height: number): Promise<Buffer> {
+    const { default: sharp } = await import('sharp')
+    const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><g font-family="${STYLE.font}">${this.#shapes.join('')}</g></svg>`
+    const pictures = await Promise.all(this.#pictures)
+    return await sharp({ create: { width, height, channels: 3, background: STYLE.paper } })
+      .composite([{ input: Buffer.from(svg), left: 0, top: 0 }, ...pictures])
+      .png()
+      .toBuffer()
+  }
+}
+
 /**
  * Draws pictures in a grid as a PNG. Rows may differ in length; cells may be empty.
  *
  * Words are drawn with the fonts of the machine; where it has none, the pictures stand alone.
  */
 export async function contactSheet(cells: SheetCell[][], options: SheetOptions = {}): Promise<Buffer> {
-  const { default: sharp } = await import('sharp')
-  const { title, subtitle, columns, rows } = options
-  const across = Math.max(1, columns?.length ?? 0, ...cells.map((row) => row.length))
+  const columns = (options.columns ?? []).map(
+    (column): Heading => (typeof column === 'string' ? { text: column, span: 1 } : column),
+  )
+  const spanned = columns.reduce((sum, { span }) => sum + span, 0)
+  const across = Math.max(1, spanned, ...cells.map((row) => row.length))
   const cell = options.cell ?? Math.max(128, Math.min(256, Math.floor(1680 / across) - STYLE.gap))
-  const { margin, gap } = STYLE
+  const rowLabels = options.rows?.some(Boolean) ? ROW_LABEL_WIDTH + STYLE.gap : 0
+  const lefts = columnLefts(across, columns, STYLE.margin + rowLabels, cell)
+  const width = Math.max(MIN_WIDTH, lefts.at(-1)! + cell + STYLE.margin)
 
-  const rowLabelWidth = rows?.some(Boolean) ? ROW_LABEL_WIDTH : 0
-  const left = margin + (rowLabelWidth ? rowLabelWidth + gap : 0)
-  const width = left + across * cell + (across - 1) * gap + margin
-  const shapes: string[] = []
-  const pictures: Promise<OverlayOptions>[] = []
-
-  let y = margin - 6
-  const inner = width - 2 * margin
-  if (title) {
-    const lines = wrapText(title, inner, TITLE.size, 2)
-    shapes.push(textLines(lines, margin, y, TITLE))
-    y += lines.length * TITLE.line
-  }
-  if (subtitle) {
-    const lines = wrapText(subtitle, inner, SUBTITLE.size, 3)
-    shapes.push(textLines(lines, margin, y, SUBTITLE, { colour: STYLE.quiet }))
-    y += lines.length * SUBTITLE.line
-  }
-  if (title || subtitle) {
-    y += 10
-    shapes.push(`<line x1="${margin}" x2="${width - margin}" y1="${y}" y2="${y}" stroke="${STYLE.line}"/>`)
-    y += 16
-  }
-  if (columns?.some(Boolean)) {
-    columns.forEach((text, column) => {
-      const x = left + column * (cell + gap) + cell / 2
-      shapes.push(
-        textLines(wrapText(text, cell, COLUMN.size, 1), x, y, COLUMN, { anchor: 'middle', colour: STYLE.quiet }),
-      )
-    })
+  const drawing = new Drawing()
+  let y = drawHeader(drawing, options, width)
+  if (columns.length > 0) {
+    drawHeadings(drawing, columns, lefts, cell, y)
     y += COLUMN.line
   }
+  for (const [index, row] of cells.entries()) {
+    y += drawRow(drawing, row, options.rows?.[index], lefts, cell, y) + STYLE.gap
+  }
+  return await drawing.png(width, Math.ceil(y - STYLE.gap + STYLE.margin))
+}
 
-  cells.forEach((row, index) => {
-    const sizes = row.map(({ image }) => (image ? drawnSize(image, cell) : undefined))
-    const labels = row.map(({ label }) => (label ? wrapText(label, cell, LABEL.size, LABEL_LINES) : []))
-    const tallest = Math.max(0, ...sizes.map((size) => size?.height ?? 0)) || cell
-    const text = rows?.[index]
-    if (text) {
-      const lines = wrapText(text, rowLabelWidth, ROW.size, 6)
-      shapes.push(textLines(lines, margin, y + (tallest - lines.length * ROW.line) / 2, ROW))
+/** Title, subtitle and the photo beside them; returns where the grid begins. */
+function drawHeader(drawing: Drawing, { title, subtitle, photo }: SheetOptions, width: number): number {
+  const { margin } = STYLE
+  const left = photo ? margin + STYLE.photo + 28 : margin
+  const titleLines = title ? wrapText(title, width - margin - left, TITLE, 2) : []
+  const subtitleLines = subtitle ? wrapText(subtitle, width - margin - left, SUBTITLE, 4) : []
+  if (!title && !subtitle && !photo) return margin
+  const space = title && subtitle ? 6 : 0
+  const textHeight = titleLines.length * TITLE.line + space + subtitleLines.length * SUBTITLE.line
+  let y = photo ? margin + Math.max(0, Math.floor((STYLE.photo - textHeight) / 2)) : margin - 6
+  drawing.shape(textLines(titleLines, left, y, TITLE))
+  y += titleLines.length * TITLE.line + space
+  drawing.shape(textLines(subtitleLines, left, y, SUBTITLE, { colour: STYLE.quiet }))
+  y += subtitleLines.length * SUBTITLE.line
+  if (photo) {
+    drawing.picture(photo, drawnSize(photo, STYLE.photo), margin, margin)
+    y = Math.max(y, margin + STYLE.photo) + 12
+  }
+  y += 14
+  drawing.rule(margin, width - margin, y)
+  return y + 22
+}
+
+function drawHeadings(drawing: Drawing, columns: Heading[], lefts: number[], cell: number, y: number): void {
+  let column = 0
+  for (const { text, span } of columns) {
+    const from = lefts[column]!
+    const to = lefts[column + span - 1]! + cell
+    drawing.shape(textLines(wrapText(text, to - from, COLUMN, 1), (from + to) / 2, y, COLUMN, { anchor: 'middle' }))
+    column += span
+  }
+}
+
+/** One row and its label; returns how tall it is. */
+function drawRow(
+  drawing: Drawing,
+  row: SheetCell[],
+  heading: string | undefined,
+  lefts: number[],
+  cell: number,
+  y: number,
+): number {
+  const sizes = row.map(({ image }) => (image ? drawnSize(image, cell) : undefined))
+  const labels = row.map(({ label }) => (label ? wrapText(label, cell, LABEL, LABEL_LINES) : []))
+  const tallest = Math.max(0, ...sizes.map((size) => size?.height ?? 0)) || cell
+  if (heading) {
+    const lines = wrapText(heading, ROW_LABEL_WIDTH, ROW, 6)
+    drawing.shape(textLines(lines, STYLE.margin, y + (tallest - lines.length * ROW.line) / 2, ROW))
+  }
+  for (const [column, { image, highlight }] of row.entries()) {
+    const x = lefts[column]!
+    const size = sizes[column]
+    if (image && size) {
+      const left = x + Math.floor((cell - size.width) / 2)
+      const top = y + Math.floor((tallest - size.height) / 2)
+      drawing.picture(image, size, left, top)
+      if (highlight) drawing.frame(left, top, size)
     }
-    row.forEach(({ image, highlight }, column) => {
-      const x = left + column * (cell + gap)
-      const size = sizes[column]
-      if (image && size) {
-        const at = { left: x + Math.floor((cell - size.width) / 2), top: y + Math.floor((tallest - size.height) / 2) }
-        pictures.push(
-          drawPicture(image, size.width, size.height).then((input) => ({ input, left: at.left, top: at.top })),
-        )
-        if (highlight)
-          shapes.push(
-            `<rect x="${at.left - 4}" y="${at.top - 4}" width="${size.width + 8}" height="${size.height + 8}" rx="${STYLE.radius + 4}" fill="none" stroke="${STYLE.accent}" stroke-width="3"/>`,
-          )
-      }
-      shapes.push(
-        textLines(labels[column]!, x + cell / 2, y + tallest + 6, LABEL, { anchor: 'middle', colour: STYLE.quiet }),
-      )
-    })
-    y +=
-      tallest +
-      Math.max(0, ...labels.map((lines) => lines.length)) * LABEL.line +
-      (labels.some((l) => l.length) ? 8 : 0) +
-      gap
-  })
-  const height = Math.ceil(y - gap + margin)
-
-  const drawing = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><g font-family="${STYLE.font}">${shapes.join('')}</g></svg>`
-  return await sharp({ create: { width, height, channels: 3, background: STYLE.paper } })
-    .composite([{ input: Buffer.from(drawing), left: 0, top: 0 }, ...(await Promise.all(pictures))])
-    .png()
-    .toBuffer()
+    const style = { anchor: 'middle', colour: STYLE.quiet } as const
+    drawing.shape(textLines(labels[column]!, x + cell / 2, y + tallest + 6, LABEL, style))
+  }
+  const lines = Math.max(0, ...labels.map((label) => label.length))
+  return tallest + (lines > 0 ? 8 + lines * LABEL.line : 0)
 }

@@ -1,0 +1,48 @@
+/** The options that say what to compute with, and the opening of it: the same for learning and generating. */
+
+import { type Command, Option } from 'commander'
+import { type OpenOptions, Personalizer } from '../index.ts'
+import { number } from './args.ts'
+import { megabytes } from './output.ts'
+import type { Context } from './run.ts'
+
+export interface ModelFlags {
+  model?: string
+  device?: string
+  dtype?: NonNullable<OpenOptions['dtype']>
+  threads?: number
+}
+
+export function addModelOptions(command: Command): Command {
+  return command
+    .option('--model <model>', "the base model: 'mini' (embedded) or a folder in the diffusers layout", 'mini')
+    .option('--device <device>', "where to compute: 'auto', 'cpu', 'cuda' or 'cuda:N'", 'auto')
+    .addOption(
+      new Option('--dtype <dtype>', 'what to compute in')
+        .choices(['auto', 'float32', 'bfloat16', 'float16'])
+        .default('auto'),
+    )
+    .option('--threads <n>', 'CPU threads (default: the physical cores)', number)
+}
+
+/** Reads the model, runs `work` with it, and gives the memory back whatever happens. */
+export async function withPersonalizer<T>(
+  flags: ModelFlags,
+  { output, signal }: Context,
+  work: (personalizer: Personalizer) => Promise<T>,
+): Promise<T> {
+  const { model, device, dtype, threads } = flags
+  const onProgress: OpenOptions['onProgress'] = ({ done, total }) =>
+    output.progress('loading', { done, total, detail: `${megabytes(done)} of ${megabytes(total)}` })
+  const personalizer = await Personalizer.open({ model, device, dtype, threads, onProgress }, { signal })
+  try {
+    const { info } = personalizer
+    for (const warning of info.warnings) output.warn(warning)
+    output.note(
+      `${info.model} on ${info.device} in ${info.dtype}, ${info.threads} thread${info.threads === 1 ? '' : 's'}`,
+    )
+    return await work(personalizer)
+  } finally {
+    await personalizer.close()
+  }
+}
