@@ -1,0 +1,54 @@
+// The addon's module: NativeBinding of lib/native.ts.
+#include "addon_api.h"
+#include "convert.h"
+#include "engine_object.h"
+#include "environment.h"
+#include "library.h"
+
+namespace swap::binding {
+
+struct EngineOptions {
+  std::vector<std::string> libraries;
+  std::string engine;
+};
+
+template <typename V>
+void describe(V& visit, EngineOptions& it) {
+  visit("libraries", it.libraries);
+  visit("engine", it.engine);
+}
+
+namespace {
+
+Napi::Value create_engine(const Napi::CallbackInfo& info) {
+  EngineOptions options;
+  const Path path{nullptr, "options"};
+  if (!info[0].IsObject()) reject(path, "an object", info[0]);
+  Reader reader(info[0].As<Napi::Object>(), path);
+  describe(reader, options);
+  const EngineFactory* factory = nullptr;
+  if (auto status = open_engine(options.libraries, options.engine, factory); !status.ok()) {
+    throw make_error(info.Env(), status);
+  }
+  auto& environment = Environment::of(info.Env());
+  environment.newborn = environment.start_engine(*factory);
+  return environment.engine_class.New({});
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  pin_addon();
+  auto* environment = new Environment(env);
+  env.SetInstanceData(environment);
+  environment->engine_class = Napi::Persistent(EngineObject::define(env));
+  exports.Set("abi", kEngineAbi);
+  exports.Set("createEngine", Napi::Function::New<create_engine>(env, "createEngine"));
+  return exports;
+}
+
+}  // namespace
+
+}  // namespace swap::binding
+
+static Napi::Object init_addon(Napi::Env env, Napi::Object exports) { return swap::binding::init(env, exports); }
+
+NODE_API_MODULE(swap_native, init_addon)

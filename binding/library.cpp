@@ -1,0 +1,193 @@
+#include "library.h"
+
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <system_error>
+
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#include <windows.h>
+#else
+#include <dlfcn.h>
+#endif
+
+namespace swap::binding {
+
+namespace {
+
+#if defined(_WIN32)
+
+using Handle = HMODULE;
+
+std::string loader_error() {
+  const DWORD number = GetLastError();
+  char text[512] = {};
+  FormatMessageA(FORMAT_MESSAGE_FROM_SYSTEM | FORMAT_MESSAGE_IGNORE_INSERTS, nullptr, number, 0, text, sizeof(text) - 1,
+                 nullptr);
+  return std::string(text) + "(error " + std::to_string(number) + ")";
+}
+
+Handle open_library(const std::string& path) {
+  const auto wide = std::filesystem::path(reinterpret_cast<const char8_t*>(path.c_str())).wstring();
+  return LoadLibraryExW(wide.c_str(), nullptr, LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR | LOAD_LIBRARY_SEARCH_DEFAULT_DIRS);
+}
+
+void* find_symbol(Handle handle, const char* name) { return reinterpret_cast<void*>(GetProcAddress(handle, name)); }
+
+void close_library(Handle handle) { FreeLibrary(handle); }
+
+#else
+
+using Handle = void*;
+
+std::string loader_error() {
+  const char* text = dlerror();
+  return text ? text : "no reason given";
+}
+
+// RTLD_NOW: a wrong LibTorch is an error here, not a death at the first missing symbol.
+Handle open_library(const std::string& path) { return dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL); }
+
+void* find_symbol(Handle handle, const char* name) { return dlsym(handle, name); }
+
+void close_library(Handle handle) { dlclose(handle); }
+
+#endif
+
+// The same file under two names is the same library.
+std::string identity(const std::string& path) {
+  std::error_code failed;
+  auto real = std::filesystem::canonical(std::filesystem::path(reinterpret_cast<const char8_t*>(path.c_str())), failed);
+  if (failed) return path;
+  auto text = real.u8string();
+  return {text.begin(), text.end()};
+}
+
+std::string joined(const std::vector<std::string>& paths) {
+  std::string text;
+  for (auto& path : paths) text += (text.empty() ? "" : ", ") + path;
+  return text;
+}
+
+// What this process has open. Never destroyed, as the libraries are never closed.
+struct Registry {
+  std::mutex mutex;
+  std::optional<std::vector<std::string>> libtorch;
+  std::string flavour;  // of the engines that use this LibTorch
+  std::map<std::string, const EngineFactory*> engines;
+};
+
+Registry& registry() {
+  static auto* const the_only = new Registry;
+  return *the_only;
+}
+
+Status cannot_open(const char* what, const std::string& path, const char* hint) {
+  return {"SWAP_LIBTORCH_LOAD", std::string("cannot open ") + what + " " + path + ": " + loader_error(), hint};
+}
+
+Status other_flavour(const std::string& wanted, const std::string& present) {
+  return {"SWAP_ENGINE_FLAVOUR", wanted + " cannot be used: this process has " + present + " open",
+          "use one LibTorch in a process; another one needs another process"};
+}
+
+// Opens all or none: a library that stays behind from a failed try would be taken for the next try's by its name.
+Status open_all(const std::vector<std::string>& paths, std::vector<Handle>& handles) {
+  for (auto& path : paths) {
+    if (Handle handle = open_library(path)) {
+      handles.push_back(handle);
+      continue;
+    }
+    auto status =
+        cannot_open("LibTorch's library", path, "run `npx swap setup`, or `npx swap doctor` to see what is found");
+    for (auto handle = handles.rbegin(); handle != handles.rend(); ++handle) close_library(*handle);
+    handles.clear();
+    return status;
+  }
+  return {};
+}
+
+Status find_factory(Handle handle, const std::string& path, const EngineFactory*& factory) {
+  using Entry = const EngineFactory* (*)() noexcept;
+  const auto entry = reinterpret_cast<Entry>(find_symbol(handle, "swap_engine"));
+  const char* hint = "install or build the addon and its engine library together";
+  if (!entry) return {"SWAP_ENGINE_ABI", path + " is not an engine library: it has no symbol swap_engine", hint};
+  factory = entry();
+  if (!factory || factory->abi != kEngineAbi) {
+    const auto found = factory ? std::to_string(factory->abi) : "none";
+    factory = nullptr;
+    return {"SWAP_ENGINE_ABI",
+            path + " has engine interface " + found + ", this addon has " + std::to_string(kEngineAbi), hint};
+  }
+  return {};
+}
+
+}  // namespace
+
+Status open_engine(const std::vector<std::string>& libraries, const std::string& engine,
+                   const EngineFactory*& factory) {
+  std::vector<std::string> libtorch;
+  for (auto& path : libraries) libtorch.push_back(identity(path));
+  for (auto& path : libraries) {
+    // A bare name would be looked for along the system's paths.
+    if (!std::filesystem::path(path).is_absolute()) {
+      return {"SWAP_ENGINE_ARGUMENT", "options.libraries must hold absolute paths, got \"" + path + "\"", ""};
+    }
+  }
+  if (!std::filesystem::path(engine).is_absolute()) {
+    return {"SWAP_ENGINE_ARGUMENT", "options.engine must be an absolute path, got \"" + engine + "\"", ""};
+  }
+
+  Registry& open = registry();
+  std::lock_guard lock(open.mutex);
+  if (!libtorch.empty() && open.libtorch && *open.libtorch != libtorch) {
+    return other_flavour("LibTorch at " + joined(libtorch), "LibTorch at " + joined(*open.libtorch));
+  }
+  const auto known = open.engines.find(identity(engine));
+  if (known != open.engines.end()) {
+    factory = known->second;
+    return {};
+  }
+
+  std::vector<Handle> handles;
+  if (!libtorch.empty() && !open.libtorch) {
+    if (auto status = open_all(libraries, handles); !status.ok()) return status;
+    open.libtorch = libtorch;
+  }
+  Handle handle = open_library(engine);
+  if (!handle)
+    return cannot_open("the engine library", engine,
+                       "run `npx swap doctor` to see which LibTorch and engine are found");
+  if (auto status = find_factory(handle, engine, factory); !status.ok()) {
+    close_library(handle);
+    return status;
+  }
+  if (!libtorch.empty()) {
+    if (!open.flavour.empty() && open.flavour != factory->flavour) {
+      auto status = other_flavour(std::string("the engine for ") + factory->flavour, "the engine for " + open.flavour);
+      factory = nullptr;
+      return status;
+    }
+    open.flavour = factory->flavour;
+  }
+  open.engines[identity(engine)] = factory;
+  return {};
+}
+
+void pin_addon() {
+#if defined(_WIN32)
+  HMODULE self;
+  GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS,
+                     reinterpret_cast<LPCWSTR>(&pin_addon), &self);
+#else
+  Dl_info self;
+  if (dladdr(reinterpret_cast<void*>(&pin_addon), &self) && self.dli_fname) {
+    dlopen(self.dli_fname, RTLD_LAZY | RTLD_NODELETE | RTLD_NOLOAD);
+  }
+#endif
+}
+
+}  // namespace swap::binding

@@ -1,0 +1,41 @@
+#include "mailbox.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace swap::binding {
+
+namespace {
+
+bool is_progress(const Message& message) { return std::holds_alternative<Progress>(message.body); }
+
+}  // namespace
+
+Mailbox::Mailbox(std::function<void()> wake, size_t progress_limit)
+    : wake_(std::move(wake)), progress_limit_(progress_limit) {}
+
+void Mailbox::post(Message message) noexcept {
+  std::lock_guard lock(mutex_);
+  if (shut_) return;
+  if (is_progress(message) && ++progress_ > progress_limit_) {
+    messages_.erase(std::find_if(messages_.begin(), messages_.end(), is_progress));
+    --progress_;
+  }
+  const bool sleeping = messages_.empty();
+  messages_.push_back(std::move(message));
+  if (sleeping) wake_();
+}
+
+std::deque<Message> Mailbox::take() {
+  std::lock_guard lock(mutex_);
+  progress_ = 0;
+  return std::exchange(messages_, {});
+}
+
+void Mailbox::shut() {
+  std::lock_guard lock(mutex_);
+  shut_ = true;
+  messages_.clear();
+}
+
+}  // namespace swap::binding

@@ -1,0 +1,55 @@
+// What the workers have to tell one JS environment, in order. Any thread posts, the JS thread takes.
+//
+// A slow reader never stalls a worker and never makes the box grow without end: beyond the limit the oldest
+// progress gives way to the newest. Checkpoints and results are never dropped.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <variant>
+
+#include "../cpp/engine.h"
+
+namespace swap::binding {
+
+using Result = std::variant<EngineInfo, LearnResult, GenerateResult, EvaluateResult>;
+
+// A job's end.
+struct Settled {
+  Status status;
+  Result result;
+};
+
+// A worker's end: its engine is gone and its thread can be joined.
+struct Ended {};
+
+struct Message {
+  uint64_t id = 0;  // the job's; of `Ended` the engine's
+  std::variant<Progress, TrainerState, Settled, Ended> body;
+};
+
+class Mailbox {
+ public:
+  // `wake` is called when messages come into an empty box, with the box's lock held.
+  explicit Mailbox(std::function<void()> wake, size_t progress_limit = 1024);
+
+  void post(Message message) noexcept;
+
+  // All messages there are; the next post() wakes again.
+  std::deque<Message> take();
+
+  // From now on messages are thrown away and nobody is woken.
+  void shut();
+
+ private:
+  const std::function<void()> wake_;
+  const size_t progress_limit_;
+  std::mutex mutex_;
+  std::deque<Message> messages_;
+  size_t progress_ = 0;  // of the messages
+  bool shut_ = false;
+};
+
+}  // namespace swap::binding

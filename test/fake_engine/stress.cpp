@@ -1,0 +1,207 @@
+// Drives the binding's worker and mailbox with the fake engine from many threads, without Node: what ThreadSanitizer
+// and AddressSanitizer watch. Every job must settle exactly once, whatever is cancelled or closed when.
+//
+// Usage: worker_stress [rounds] [seed]
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../../binding/call.h"
+
+namespace {
+
+using namespace swap;
+using namespace swap::binding;
+
+int failures = 0;
+
+void expect(bool holds, const std::string& what) {
+  if (holds) return;
+  std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+  ++failures;
+}
+
+LoadRequest load_request() {
+  LoadRequest request;
+  TextEncoderSpec encoder;
+  encoder.width = 8;
+  request.spec.text_encoders.push_back(encoder);
+  return request;
+}
+
+LearnRequest learn_request(std::mt19937& random) {
+  LearnRequest request;
+  request.image = {4, 4, std::vector<uint8_t>(48, 100)};
+  request.templates.push_back({{{1, 2, 3}}, 1});
+  request.steps = 1 + static_cast<int64_t>(random() % 40);
+  request.seed = random() % 4 == 0 ? 9001 : static_cast<int64_t>(random() % 10);
+  request.stages = 2;
+  request.checkpoint_every = 3;
+  return request;
+}
+
+GenerateRequest generate_request(std::mt19937& random) {
+  GenerateRequest request;
+  request.prompt.ids = {{1, 2, 3}};
+  request.seeds = {random() % 6 == 0 ? 9001 : static_cast<int64_t>(random() % 10)};
+  request.steps = 3;
+  request.width = request.height = 8;
+  return request;
+}
+
+EvaluateRequest evaluate_request(std::mt19937& random) {
+  EvaluateRequest request;
+  request.op = random() % 8 == 0 ? "flood" : "echo";
+  request.inputs.push_back({"x", {2000}, std::vector<float>(2000)});
+  return request;
+}
+
+struct AnyJob {
+  std::shared_ptr<Job> job;
+  bool endless;  // until it is cancelled
+};
+
+AnyJob any_job(uint64_t id, std::mt19937& random, const std::shared_ptr<Mailbox>& mailbox) {
+  switch (random() % 4) {
+    case 0: {
+      auto request = learn_request(random);
+      return {std::make_shared<LearnCall>(id, request, mailbox), request.seed == 9001};
+    }
+    case 1:
+      return {std::make_shared<EvaluateCall>(id, evaluate_request(random), mailbox), false};
+    default: {
+      auto request = generate_request(random);
+      return {std::make_shared<GenerateCall>(id, request, mailbox), request.seeds[0] == 9001};
+    }
+  }
+}
+
+// Some threads submit and cancel, one reads the mailbox. In odd rounds the worker is closed in the midst; in even ones
+// it is left to come to the queue's end.
+void round(unsigned seed) {
+  constexpr int kSubmitters = 3, kJobs = 25;
+  std::atomic<int> wakes{0};
+  auto mailbox = std::make_shared<Mailbox>([&] { ++wakes; }, 64);
+  std::atomic<bool> done{false};
+  std::atomic<uint64_t> last_id{0};
+  std::atomic<size_t> ends{0};
+  std::map<uint64_t, int> settled;  // of the reader's thread
+  std::set<std::string> codes;
+  bool ended = false;
+  std::set<uint64_t> accepted[kSubmitters];
+
+  const auto drain = [&] {
+    size_t progress = 0;
+    for (Message& message : mailbox->take()) {
+      if (std::holds_alternative<Progress>(message.body)) ++progress;
+      if (std::holds_alternative<Ended>(message.body)) ended = true;
+      if (auto* end = std::get_if<Settled>(&message.body)) {
+        ++settled[message.id];
+        ++ends;
+        codes.insert(end->status.code);
+      } else {
+        expect(!settled.contains(message.id), "an event came after the end of its job");
+      }
+    }
+    expect(progress <= 64, "more progress than the limit");
+  };
+
+  {
+    Worker worker(*swap_engine(), [&] { mailbox->post({0, Ended{}}); });
+    const uint64_t load = ++last_id;
+    worker.submit(std::make_shared<LoadCall>(load, load_request(), mailbox));
+    accepted[0].insert(load);
+    std::thread reader([&] {
+      while (!done) {
+        drain();
+        std::this_thread::yield();
+      }
+    });
+    std::vector<std::thread> submitters;
+    for (int s = 0; s < kSubmitters; ++s) {
+      submitters.emplace_back([&, s] {
+        std::mt19937 random(seed * 31 + static_cast<unsigned>(s));
+        std::vector<std::shared_ptr<Job>> mine;
+        std::map<const Job*, bool> endless;
+        for (int i = 0; i < kJobs; ++i) {
+          const uint64_t id = ++last_id;
+          auto [job, lasts] = any_job(id, random, mailbox);
+          endless[job.get()] = lasts;
+          if (worker.submit(job)) {
+            accepted[s].insert(id);
+            mine.push_back(job);
+          }
+          if (!mine.empty() && random() % 3 == 0) worker.cancel(mine[random() % mine.size()]);
+          if (random() % 4 == 0) std::this_thread::yield();
+        }
+        // Without these the queue's end never comes.
+        for (auto& job : mine) {
+          if (seed % 2 == 0 && endless.at(job.get())) worker.cancel(job);
+        }
+      });
+    }
+    while (seed % 2 == 1 && last_id < kSubmitters * kJobs / 2) std::this_thread::yield();
+    if (seed % 2 == 1) worker.close();
+    for (auto& thread : submitters) thread.join();
+    while (seed % 2 == 0 && ends < last_id) std::this_thread::yield();
+    worker.close();
+    worker.join();
+    done = true;
+    reader.join();
+  }
+  drain();
+
+  expect(ended, "the worker did not tell its end");
+  size_t jobs = 0;
+  for (auto& ids : accepted) {
+    jobs += ids.size();
+    for (uint64_t id : ids)
+      expect(settled[id] == 1, "job " + std::to_string(id) + " settled " + std::to_string(settled[id]) + " times");
+  }
+  expect(settled.size() == jobs, "a job that was refused was settled");
+  for (auto& code : codes) {
+    expect(code.empty() || code == "SWAP_CANCELLED" || code == "SWAP_ENGINE_STATE", "unexpected code " + code);
+  }
+}
+
+// A generation that comes while a learning runs is done before that learning's end.
+void overtaking() {
+  auto mailbox = std::make_shared<Mailbox>([] {});
+  std::mt19937 random(1);
+  Worker worker(*swap_engine(), [] {});
+  worker.submit(std::make_shared<LoadCall>(1, load_request(), mailbox));
+  auto endless = learn_request(random);
+  endless.seed = 9001;
+  auto learning = std::make_shared<LearnCall>(2, endless, mailbox);
+  worker.submit(learning);
+  auto one = generate_request(random);
+  one.seeds = {1};
+  worker.submit(std::make_shared<LearnCall>(3, learn_request(random), mailbox));
+  worker.submit(std::make_shared<GenerateCall>(4, one, mailbox));
+  std::vector<uint64_t> order;
+  while (order.size() < 2) {
+    for (Message& message : mailbox->take()) {
+      if (std::holds_alternative<Settled>(message.body)) order.push_back(message.id);
+    }
+    std::this_thread::yield();
+  }
+  expect(order == std::vector<uint64_t>{1, 4}, "the generation did not overtake the learnings");
+  worker.cancel(learning);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int rounds = count > 1 ? std::atoi(arguments[1]) : 40;
+  const unsigned seed = count > 2 ? static_cast<unsigned>(std::atoi(arguments[2])) : 1;
+  overtaking();
+  for (int i = 0; i < rounds; ++i) round(seed + static_cast<unsigned>(i));
+  std::printf("%d rounds, %d failures\n", rounds, failures);
+  return failures == 0 ? 0 : 1;
+}
