@@ -24,12 +24,11 @@ Algorithm algorithm(const SchedulerSpec& spec) {
               "choose dpmsolver++, sde-dpmsolver++ or dpmsolver");
 }
 
-// The names of other solvers' types are taken for "midpoint", as diffusers does.
 bool is_heun(const SchedulerSpec& spec) {
-  for (const char* type : {"midpoint", "heun", "logrho", "bh1", "bh2"}) {
-    if (spec.solver_type == type) return spec.solver_type == "heun";
-  }
-  throw Error("SWAP_SCHEDULER_OPTION", "there is no solver type '" + spec.solver_type + "'", "choose midpoint or heun");
+  if (spec.solver_type == "midpoint") return false;
+  if (spec.solver_type == "heun") return true;
+  throw Error("SWAP_SCHEDULER_OPTION", "DPM-Solver++ has no solver type '" + spec.solver_type + "'",
+              "choose midpoint or heun");
 }
 
 // How many timesteps have a lambda that is not below lambda_min_clipped: the first ones.

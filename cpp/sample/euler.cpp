@@ -65,13 +65,7 @@ std::unique_ptr<Scheduler> make_euler_ancestral(const SchedulerSpec& spec, int64
     throw Error("SWAP_SCHEDULER_OPTION", "Euler ancestral cannot sample a model that predicts the sample",
                 "choose ddim, euler, dpm++2m or unipc");
   }
-  // The class of diffusers has the plain sigmas only.
-  SchedulerSpec plain = spec;
-  plain.sigmas = "default";
-  plain.interpolation_type = "linear";
-  plain.final_sigmas_type = "zero";
-  plain.timestep_type = "discrete";
-  return std::make_unique<Euler>(plain, steps, true);
+  return std::make_unique<Euler>(spec, steps, true);
 }
 
 }  // namespace swap

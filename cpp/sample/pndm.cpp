@@ -13,17 +13,11 @@ namespace {
 
 constexpr int64_t kPrkSteps = 3, kPrkCalls = 4 * kPrkSteps;
 
-// The class of diffusers knows no zero terminal SNR: it samples such a model with the betas as they were.
-std::vector<float> pndm_alphas(NoiseSpec noise) {
-  noise.zero_terminal_snr = false;
-  return to_floats(alphas_cumprod(noise));
-}
-
 class Pndm : public Scheduler {
  public:
   Pndm(const SchedulerSpec& spec, int64_t steps)
       : type_(prediction_type(spec)),
-        alphas_(pndm_alphas(spec.noise)),
+        alphas_(to_floats(alphas_cumprod(spec.noise))),
         prk_calls_(spec.skip_prk_steps ? 0 : kPrkCalls) {
     if (type_ == Prediction::Sample) {
       throw Error("SWAP_SCHEDULER_OPTION", "PNDM cannot sample a model that predicts the sample",

@@ -13,12 +13,10 @@
 namespace swap {
 namespace {
 
-// The names of other solvers' types are taken for "bh2", as diffusers does.
 bool is_bh1(const SchedulerSpec& spec) {
-  for (const char* type : {"bh1", "bh2", "midpoint", "heun", "logrho"}) {
-    if (spec.solver_type == type) return spec.solver_type == "bh1";
-  }
-  throw Error("SWAP_SCHEDULER_OPTION", "there is no solver type '" + spec.solver_type + "'", "choose bh1 or bh2");
+  if (spec.solver_type == "bh1") return true;
+  if (spec.solver_type == "bh2") return false;
+  throw Error("SWAP_SCHEDULER_OPTION", "UniPC has no solver type '" + spec.solver_type + "'", "choose bh1 or bh2");
 }
 
 class UniPc : public Scheduler {
