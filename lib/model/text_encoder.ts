@@ -53,7 +53,7 @@ export function textEncoderSpec(file: Config): TextEncoderSpec {
     finalNorm: true,
     projectionDim: classes.includes('CLIPTextModelWithProjection') ? config.integer('projection_dim', 512) : 0,
     // Files from before transformers knew better say 2, and mean the highest id.
-    eos: typeof eos === 'number' && eos !== 2 ? config.integer('eos_token_id', vocab - 1, 0) : vocab - 1,
+    eos: Number.isSafeInteger(eos) && eos !== 2 && Number(eos) >= 0 && Number(eos) < vocab ? Number(eos) : vocab - 1,
   }
 }
 

@@ -85,16 +85,26 @@ export function classTemplates(
 function countClassTokens(tokenizers: readonly ClipTokenizer[], classWord: string): number {
   const counts = tokenizers.map((tokenizer) => {
     const ids = tokenizer.tokens(classWord)
-    const unknown = ids.includes(tokenizer.unk) || ids.includes(tokenizer.bos) || ids.includes(tokenizer.eos)
-    if (ids.length > 0 && ids.length <= MAX_CLASS_TOKENS && !unknown) return ids.length
-    const pieces = tokenizer.pieces(classWord).map((piece) => `"${piece}"`)
+    const special = ids.includes(tokenizer.unk) || ids.includes(tokenizer.bos) || ids.includes(tokenizer.eos)
+    const pieces = tokenizer.pieces(classWord)
+    const known = ids.length > 0 && ids.length <= MAX_CLASS_TOKENS && !special && !isSpelt(pieces)
+    if (known) return ids.length
     throw new SwapError(
       'SWAP_PROMPT_UNKNOWN_CLASS',
       ids.length === 0
         ? `the class word "${classWord}" is empty`
-        : `the model does not know the class word "${classWord}": its tokens are ${pieces.join(', ')}`,
+        : `the model does not know the class word "${classWord}": its tokens are ${pieces.map((piece) => `"${piece}"`).join(', ')}`,
       { hint: 'choose a common word for what the subject is, such as "person" or "dog"' },
     )
   })
   return counts[0] ?? 0
+}
+
+/** True where a word falls into single letters or bytes, which every byte-level vocabulary has. */
+function isSpelt(pieces: readonly string[]): boolean {
+  const words = pieces
+    .join(' ')
+    .split('</w>')
+    .map((word) => word.trim().split(' '))
+  return words.some((word) => word.length > 1 && word.every((piece) => [...piece].length === 1))
 }

@@ -159,13 +159,14 @@ async function readParts(folder: string): Promise<Parts> {
   const special = { bos: '<|startoftext|>', eos: '<|endoftext|>', pad: '<|endoftext|>', unk: '<|endoftext|>' }
   const flags = new Map<string, JsonObject>()
   const apply = (values: JsonObject): void => {
-    for (const key of ['bos', 'eos', 'pad', 'unk'] as const) {
+    // In transformers' order: where two roles have one token, the later one's flags hold.
+    for (const key of ['bos', 'eos', 'unk', 'pad'] as const) {
       const value = values.get(`${key}_token`)
       const object = jsonObject(value)
       const content = object ? object.get('content') : value
       if (typeof content !== 'string') continue
       special[key] = content
-      if (object) flags.set(content, object)
+      flags.set(content, object ?? new Map())
     }
   }
   apply(config)
