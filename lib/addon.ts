@@ -82,6 +82,11 @@ export function enginePath(folder: string, flavour: 'cpu' | 'cuda'): string {
   })
 }
 
+/** True where the package was built with an engine of that flavour. */
+export function hasEngine(folder: string, flavour: 'cpu' | 'cuda'): boolean {
+  return existsSync(join(folder, libraryName(`swap_engine_${flavour}`)))
+}
+
 /** The engine library that `SWAP_ENGINE_LIBRARY` names. */
 export function engineOverride(): string | undefined {
   const path = process.env.SWAP_ENGINE_LIBRARY

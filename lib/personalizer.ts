@@ -1,5 +1,5 @@
 /** The door to everything: one base model in memory, which learns subjects and draws them. */
-import { addonFolder, engineOverride, enginePath, loadAddon } from './addon.ts'
+import { addonFolder, engineOverride, enginePath, hasEngine, loadAddon } from './addon.ts'
 import { DisposedError, SwapError } from './errors.ts'
 import { type GenerateEvent, generate } from './generate.ts'
 import type { GeneratedImage } from './image/index.ts'
@@ -184,8 +184,8 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
   const libtorch = engineOverride() ? undefined : await parts.findLibtorch()
   signal.throwIfAborted()
   const binding = parts.loadAddon()
-  const { flavour, device } = chooseDevice(options.device, libtorch)
-  const engine = createEngine(binding, libtorch?.libraries ?? [], enginePath(parts.addonFolder(), flavour))
+  const { device, ...paths } = chooseEngine(options.device, libtorch, parts.addonFolder())
+  const engine = createEngine(binding, paths)
   try {
     const failure = new AbortController()
     const request = {
@@ -226,23 +226,34 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
   }
 }
 
-function createEngine(binding: NativeBinding, libraries: string[], engine: string): NativeEngine {
+function createEngine(binding: NativeBinding, paths: { libraries: string[]; engine: string }): NativeEngine {
   try {
-    return binding.createEngine({ libraries, engine })
+    return binding.createEngine(paths)
   } catch (error) {
     throw fromNative(error)
   }
 }
 
-/** The engine of LibTorch's flavour, and the device to ask it for. */
-function chooseDevice(device: string, libtorch: LibTorch | undefined): { flavour: 'cpu' | 'cuda'; device: string } {
-  const flavour = libtorch?.flavour ?? 'cpu'
-  if (device === 'auto') return { flavour, device: flavour === 'cuda' ? 'cuda' : 'cpu' }
-  if (libtorch && device !== 'cpu' && flavour === 'cpu') {
-    const found = `the LibTorch in "${libtorch.root}" computes on CPUs only`
-    throw new SwapError('SWAP_DEVICE_UNAVAILABLE', `the device '${device}' was asked for, but ${found}`, {
-      hint: "use device: 'auto', or name a LibTorch with CUDA in SWAP_LIBTORCH",
+/** The engine library, the LibTorch that it needs, and the device to ask it for. */
+function chooseEngine(
+  device: string,
+  libtorch: LibTorch | undefined,
+  folder: string,
+): { engine: string; libraries: string[]; device: string } {
+  const cuda = libtorch?.flavour === 'cuda' && hasEngine(folder, 'cuda')
+  if (libtorch && device.startsWith('cuda') && !cuda) {
+    const lacking =
+      libtorch.flavour === 'cuda'
+        ? 'this build of the package has no engine for it'
+        : `the LibTorch in "${libtorch.root}" computes on CPUs only`
+    throw new SwapError('SWAP_DEVICE_UNAVAILABLE', `the device '${device}' was asked for, but ${lacking}`, {
+      hint: "use device: 'auto'; for a GPU, a LibTorch with CUDA is needed (SWAP_LIBTORCH)",
     })
   }
-  return { flavour, device }
+  if (cuda && device !== 'cpu') {
+    const chosen = device === 'auto' ? 'cuda' : device
+    return { engine: enginePath(folder, 'cuda'), libraries: libtorch.libraries, device: chosen }
+  }
+  const libraries = libtorch?.cpuLibraries ?? []
+  return { engine: enginePath(folder, 'cpu'), libraries, device: device === 'auto' ? 'cpu' : device }
 }

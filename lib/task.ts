@@ -24,6 +24,8 @@ export async function runTask<T>(
     const task = start()
     cancel = () => task.cancel()
     signal.addEventListener('abort', cancel, { once: true })
+    // start() may have called back already, and the callback aborted
+    if (signal.aborted) cancel()
     return await task.promise
   } catch (error) {
     const failure = error as NativeFailure

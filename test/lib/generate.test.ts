@@ -1,0 +1,135 @@
+import { describe, expect, test } from 'vitest'
+import { SwapError } from '../../lib/errors.ts'
+import { Subject } from '../../lib/subject.ts'
+import { type Call, generateResult, PROGRESS } from './fake_binding.ts'
+import { binding, engine, mini, open, until, useFakeBinding, WIDTH } from './fixture.ts'
+
+useFakeBinding()
+
+function makeSubject(name: string, change: { width?: number; fingerprint?: string; classWord?: string } = {}): Subject {
+  const { width = WIDTH, fingerprint = mini.fingerprint, classWord = 'person' } = change
+  const vectors = { stages: 2, tokens: 1, k: [new Float32Array(2 * width)], v: [new Float32Array(2 * width)] }
+  return new Subject({ name, classWord, vectors, metadata: { fingerprint, model: 'other' } })
+}
+
+describe('generate', () => {
+  const drawn = (call: Call<Parameters<typeof generateResult>[0], ReturnType<typeof generateResult>>) =>
+    call.resolve(generateResult(call.request))
+
+  test('the request, and the pictures with their seeds', async () => {
+    const personalizer = await open()
+    binding.onGenerate = drawn
+    const [alice, bob] = [makeSubject('alice'), makeSubject('bob')]
+    const job = personalizer.generate({
+      prompt: 'a photo of <bob> and <alice>',
+      subjects: [alice, bob],
+      negativePrompt: 'a cat',
+      steps: 3,
+      guidanceScale: 2,
+      scheduler: 'euler',
+      seed: 41,
+      count: 2,
+      batch: 1,
+      width: 64,
+      height: 96,
+    })
+    const images = await job
+    const { request } = engine().generates[0]!
+    expect(request).toMatchObject({ steps: 3, guidanceScale: 2, seeds: [41, 42], width: 64, height: 96, batch: 1 })
+    expect(request.scheduler.kind).toBe('euler')
+    expect(request.prompt.slots.map(({ subject }) => subject)).toEqual([1, 0])
+    expect(request.negative.slots).toEqual([])
+    expect(request.prompt.ids).not.toEqual(request.negative.ids)
+    expect(request.subjects).toEqual([alice.vectors, bob.vectors])
+    expect(images).toMatchObject([
+      { seed: 41, width: 64, height: 96, prompt: 'a photo of <bob> and <alice>' },
+      { seed: 42, width: 64, height: 96 },
+    ])
+    expect(images[1]?.data[0]).toBe(1)
+    expect(images[1]?.parameters).toMatchObject({ seed: 42, scheduler: 'euler', steps: 3, negativePrompt: 'a cat' })
+    expect(job.warnings).toEqual([])
+    await personalizer.close()
+  })
+
+  test("the model's defaults", async () => {
+    const personalizer = await open()
+    binding.onGenerate = drawn
+    const [image] = await personalizer.generate({ prompt: 'a dog' })
+    const { request } = engine().generates[0]!
+    expect(request).toMatchObject({ steps: 30, guidanceScale: 5, seeds: [0], width: 128, height: 128, batch: 0 })
+    expect(request.scheduler.kind).toBe('ddim')
+    expect(image?.parameters.subjects).toEqual([])
+    await personalizer.close()
+  })
+
+  test('events of both types', async () => {
+    const personalizer = await open()
+    binding.onGenerate = (call) => {
+      call.step(1, 2, { secondsLeft: 3 })
+      call.step(2, 2)
+      call.emit({ ...PROGRESS, phase: 'decode', done: 1, total: 1 })
+      drawn(call)
+    }
+    const events = []
+    for await (const event of personalizer.generate({ prompt: 'a dog', steps: 2 })) events.push(event)
+    expect(events).toEqual([
+      { type: 'step', step: 1, steps: 2, secondsLeft: 3 },
+      { type: 'step', step: 2, steps: 2, secondsLeft: 0 },
+      { type: 'decode', step: 1, steps: 1, secondsLeft: 0 },
+    ])
+    await personalizer.close()
+  })
+
+  test('warns of a subject of other text encoders, and of one that the prompt leaves out', async () => {
+    const personalizer = await open()
+    binding.onGenerate = drawn
+    const job = personalizer.generate({
+      prompt: 'a photo of <alice>',
+      subjects: [makeSubject('alice', { fingerprint: 'feed' }), makeSubject('bob')],
+    })
+    await job
+    expect(job.warnings).toEqual([
+      expect.stringContaining('"alice" was learnt with other text encoders ("other")'),
+      expect.stringContaining('"bob" is not used'),
+    ])
+    await personalizer.close()
+  })
+
+  test.each<[string, () => object, string]>([
+    [
+      'an unknown placeholder',
+      () => ({ prompt: 'a photo of <bob>', subjects: [makeSubject('alice')] }),
+      'PROMPT_UNKNOWN_SUBJECT',
+    ],
+    ['a placeholder without subjects', () => ({ prompt: 'a photo of <bob>' }), 'PROMPT_UNKNOWN_SUBJECT'],
+    ['a prompt that is too long', () => ({ prompt: 'dog '.repeat(76) }), 'PROMPT_TOO_LONG'],
+    ['a width between', () => ({ prompt: 'x', width: 130 }), 'OPTION_INVALID'],
+    ['more pictures than fit', () => ({ prompt: 'x', width: 2048, height: 2048, count: 256 }), 'OPTION_INVALID'],
+    ['seeds past the last', () => ({ prompt: 'x', seed: Number.MAX_SAFE_INTEGER }), 'OPTION_INVALID'],
+    ['another width', () => ({ prompt: 'x', subjects: [makeSubject('alice', { width: 768 })] }), 'SUBJECT_WIDTH'],
+    ['two of one name', () => ({ prompt: 'x', subjects: [makeSubject('a'), makeSubject('a')] }), 'SUBJECT_DUPLICATE'],
+    [
+      'a class of more tokens here',
+      () => ({ prompt: '<a>', subjects: [makeSubject('a', { classWord: 'old person' })] }),
+      'PROMPT_CLASS_TOKENS',
+    ],
+  ])('refuses %s', async (_, options, code) => {
+    const personalizer = await open()
+    const error = await personalizer.generate(options() as { prompt: string }).catch((e: unknown) => e)
+    expect(error).toBeInstanceOf(SwapError)
+    expect(error).toMatchObject({ code: `SWAP_${code}` })
+    expect(engine().generates).toEqual([])
+    await personalizer.close()
+  })
+
+  test('cancelled with the last block: still rejects', async () => {
+    const personalizer = await open()
+    const job = personalizer.generate({ prompt: 'a dog' })
+    await until(() => engine().generates.length)
+    const [call] = engine().generates
+    drawn(call!)
+    job.cancel('late')
+    await expect(job).rejects.toBe('late')
+    await personalizer.close()
+  })
+})
