@@ -86,12 +86,12 @@ function unet(at: Scope, spec: UNetSpec): void {
     if (index < last) block.in('downsamplers').in(0).conv('conv', level.channels, level.channels)
   })
 
+  const middle = at.in('mid_block')
+  const deepest = levels[last]!.channels
+  resnet(middle.in('resnets').in(0), deepest, deepest, time)
   if (spec.midAttention) {
-    const width = levels[last]!.channels
-    const block = at.in('mid_block')
-    resnet(block.in('resnets').in(0), width, width, time)
-    resnet(block.in('resnets').in(1), width, width, time)
-    transformer(block.in('attentions').in(0), width, spec.midTransformerLayers, spec)
+    transformer(middle.in('attentions').in(0), deepest, spec.midTransformerLayers, spec)
+    resnet(middle.in('resnets').in(1), deepest, deepest, time)
   }
 
   for (let index = 0; index <= last; index++) {

@@ -205,8 +205,8 @@ function refuse(keys: Keys, kind: SchedulerKind, noise: NoiseSpec): void {
   for (const key of ['solver_p', 'shift_terminal']) if (keys.get(key) != null) throw keys.unsupported(key)
   // A learnt variance doubles the U-Net's channels; the key matters for models that predict epsilon only.
   if (keys.get('variance_type') != null && noise.predictionType === 'epsilon') throw keys.unsupported('variance_type')
-  if (kind === 'pndm' && noise.predictionType === 'sample') {
-    throw new SwapError('SWAP_SCHEDULER_UNSUPPORTED', "PNDM cannot sample a model that predicts 'sample'", {
+  if ((kind === 'pndm' || kind === 'euler-a') && noise.predictionType === 'sample') {
+    throw new SwapError('SWAP_SCHEDULER_UNSUPPORTED', `'${kind}' cannot sample a model that predicts the sample`, {
       hint: "choose another scheduler, e.g. 'ddim'",
     })
   }

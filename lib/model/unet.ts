@@ -4,6 +4,7 @@ import type { Config } from './json.ts'
 
 const DOWN = ['CrossAttnDownBlock2D', 'DownBlock2D']
 const UP = ['CrossAttnUpBlock2D', 'UpBlock2D']
+const MIDDLE = ['UNetMidBlock2DCrossAttn', 'UNetMidBlock2D']
 
 // Far above any model, and low enough that a damaged config cannot fill the memory.
 const MAX_LEVELS = 16
@@ -33,8 +34,10 @@ export function unetSpec(config: Config): UNetSpec {
   const headsKey = config.get('num_attention_heads') == null ? 'attention_head_dim' : 'num_attention_heads'
   const heads = config.perLevel(headsKey, count, 8)
   const depths = transformerLayers(config, count)
-  const middle = config.get('mid_block_type')
-  if (middle !== undefined && middle !== 'UNetMidBlock2DCrossAttn') throw config.unsupported('mid_block_type')
+  // Without attention the middle is one resnet, with it two and a transformer between them.
+  const middle = config.get('mid_block_type') === null ? null : config.string('mid_block_type', MIDDLE[0]!)
+  if (middle === null || !MIDDLE.includes(middle)) throw config.unsupported('mid_block_type')
+  const midAttention = middle === MIDDLE[0]
 
   const levels: UNetLevelSpec[] = channels.map((width, level) => ({
     channels: width,
@@ -44,7 +47,10 @@ export function unetSpec(config: Config): UNetSpec {
     downAttention: down[level] === DOWN[0],
     upAttention: up[count - 1 - level] === UP[0],
   }))
-  const attends = levels.map((level, index) => level.downAttention || level.upAttention || index === count - 1)
+  const attends = levels.map(
+    (level, index) => level.downAttention || level.upAttention || (midAttention && index === count - 1),
+  )
+  if (!attends.includes(true)) throw config.unsupported('down_block_types', 'the U-Net must have cross-attention')
   const normGroups = config.integer('norm_num_groups', 32)
   levels.forEach((level, index) => {
     if (level.channels % normGroups !== 0) {
@@ -59,7 +65,7 @@ export function unetSpec(config: Config): UNetSpec {
     outChannels: config.integer('out_channels', 4),
     sampleSize: sampleSize(config),
     levels,
-    midAttention: true,
+    midAttention,
     midHeads: heads[count - 1]!,
     midTransformerLayers: depths[count - 1]!,
     crossAttentionDim: crossAttentionDim(config, attends),

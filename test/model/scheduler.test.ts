@@ -134,9 +134,9 @@ test('a value that the chosen class does not read is passed over', () => {
   expect(spec(config, 'ddim').kind).toBe('ddim')
 })
 
-test('PNDM refuses a model that predicts the sample', () => {
+test.each(['pndm', 'euler-a'] as const)('%s refuses a model that predicts the sample', (name) => {
   const config = { _class_name: 'DDIMScheduler', prediction_type: 'sample' }
-  expect(failure(() => spec(config, 'pndm')).code).toBe('SWAP_SCHEDULER_UNSUPPORTED')
+  expect(failure(() => spec(config, name)).code).toBe('SWAP_SCHEDULER_UNSUPPORTED')
   expect(spec(config).noise.predictionType).toBe('sample')
 })
 

@@ -82,7 +82,6 @@ function failure(run: () => unknown): SwapError {
 const refused: [string, unknown][] = [
   ['center_input_sample', true],
   ['mid_block_scale_factor', 2],
-  ['mid_block_type', 'UNetMidBlock2D'],
   ['mid_block_type', 'UNetMidBlock2DSimpleCrossAttn'],
   ['mid_block_type', null],
   ['down_block_types', ['CrossAttnDownBlock2D', 'AttnDownBlock2D']],

@@ -65,6 +65,7 @@ CASES = {
     "two levels": dict(
         unet=dict(block_out_channels=[16, 16], layers_per_block=3, down_block_types=[PLAIN_DOWN, PLAIN_DOWN],
                   up_block_types=[PLAIN_UP, UP], attention_head_dim=4, norm_num_groups=4, cross_attention_dim=[24, 24],
+                  mid_block_type="UNetMidBlock2D",
                   in_channels=8, out_channels=8, sample_size=8),
         vae=vae([8, 8, 16], latent_channels=8, norm_num_groups=8, in_channels=1, out_channels=1),
         text_encoder=dict(hidden_size=24, intermediate_size=96, num_attention_heads=2, num_hidden_layers=1),
