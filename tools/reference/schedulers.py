@@ -25,6 +25,7 @@ The file is lines of words:
 import argparse
 import inspect
 import itertools
+import pathlib
 import warnings
 
 import diffusers
@@ -185,8 +186,8 @@ def cases():
     for kind, spread, final in itertools.product(("euler", "dpm++2m", "unipc"), spreads, ("zero", "sigma_min")):
         yield kind, 12, {spread: True, "final_sigmas_type": final}
     for spread in spreads:
-        yield "euler", 8, {spread: True, "sigma_min": 0.1, "sigma_max": 10.0}
-        yield "unipc", 8, {spread: True, "sigma_min": 0.1, "sigma_max": 10.0}
+        for kind, final in itertools.product(("euler", "unipc"), ("zero", "sigma_min")):
+            yield kind, 8, {spread: True, "sigma_min": 0.1, "sigma_max": 10.0, "final_sigmas_type": final}
         yield "dpm++2m", 20, {spread: True, "beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1}
     yield "euler", 10, {"interpolation_type": "log_linear"}
     yield "euler", 10, {"interpolation_type": "log_linear", "use_karras_sigmas": True}
@@ -231,14 +232,15 @@ def cases():
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out")
-    path = parser.parse_args().out
+    path = pathlib.Path(parser.parse_args().out)
+    path.parent.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore", category=FutureWarning)
     diffusers.utils.logging.set_verbosity_error()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(SHAPE, generator=generator)
     outputs = torch.randn((CALLS, *SHAPE), generator=generator)
-    with open(path, "w", encoding="ascii") as out:
+    with path.open("w", encoding="ascii") as out:
         print("schedulers 1", file=out)
         print("shape", *SHAPE, file=out)
         print("outputs", CALLS, file=out)
