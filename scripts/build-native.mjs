@@ -15,10 +15,10 @@ function findDoctest() {
   return false
 }
 
-export function buildNative({ libtorch, tests = false, type = 'Release', out = 'build' }) {
+export async function buildNative({ libtorch, tests = false, type = 'Release', out = 'build' }) {
   const withTests = tests && findDoctest()
   const sources = ['CMakeLists.txt', 'binding', 'cpp', 'cuda', 'test/fake_engine', ...(withTests ? ['test/cpp'] : [])]
-  once(`native-${out}`, fingerprint(sources, `${libtorch} ${type} ${withTests}`), () => {
+  await once(`native-${out}`, fingerprint(sources, `${libtorch} ${type} ${withTests}`), () => {
     say('native build')
     run(process.execPath, [
       at('node_modules', 'cmake-js', 'bin', 'cmake-js'),
@@ -29,5 +29,4 @@ export function buildNative({ libtorch, tests = false, type = 'Release', out = '
       `--CDSWAP_TESTS=${withTests ? 'ON' : 'OFF'}`,
     ])
   })
-  return { withTests }
 }

@@ -18,12 +18,12 @@ async function exportedNames(esbuild) {
   return Object.values(metafile.outputs)[0].exports
 }
 
-export async function buildTypeScript() {
-  let changed = false
-  once('typescript', fingerprint(['lib', 'package.json', 'tsconfig.json', 'scripts/build-ts.mjs']), () => {
-    changed = true
-  })
-  if (!changed) return
+export function buildTypeScript() {
+  const sources = ['lib', 'package.json', 'tsconfig.json', 'tsconfig.build.json', 'scripts/build-ts.mjs']
+  return once('typescript', fingerprint(sources), build)
+}
+
+async function build() {
   say('TypeScript')
   const esbuild = await import('esbuild')
   rmSync(at('dist'), { recursive: true, force: true })
@@ -48,11 +48,7 @@ export async function buildTypeScript() {
   chmodSync(at('dist', 'cli.cjs'), 0o755)
   const names = await exportedNames(esbuild)
   writeFileSync(at('dist', 'index.js'), `import native from './index.cjs'\nexport const { ${names.join(', ')} } = native\n`)
-  run(process.execPath, [
-    at('node_modules', 'typescript', 'bin', 'tsc'),
-    ...['-p', at('tsconfig.json'), '--noEmit', 'false', '--emitDeclarationOnly', '--declaration'],
-    ...['--rootDir', at('lib'), '--outDir', at('dist', 'types')],
-  ])
+  run(process.execPath, [at('node_modules', 'typescript', 'bin', 'tsc'), '-p', at('tsconfig.build.json')])
 }
 
 if (import.meta.filename === process.argv[1]) await buildTypeScript()

@@ -46,11 +46,11 @@ export function fingerprint(paths, extra = '') {
   return hash.digest('hex')
 }
 
-/** Does `work` unless it was done for the same fingerprint before. */
-export function once(name, key, work) {
+/** Does `work`, which may be asynchronous, unless it was done for the same fingerprint before. */
+export async function once(name, key, work) {
   const stamp = at('.cache', 'stamps', name)
   if (existsSync(stamp) && readFileSync(stamp, 'utf8') === key) return
-  work()
+  await work()
   mkdirSync(dirname(stamp), { recursive: true })
   writeFileSync(stamp, key)
 }

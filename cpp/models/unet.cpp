@@ -48,8 +48,9 @@ UNet::UNet(const Scope& scope, const UNetSpec& spec) : spec_(spec) {
   if (spec.mid_attention) {
     mid_transformer_.emplace(
         transformer(middle / "attentions" / 0, in, spec.mid_heads, spec.mid_transformer_layers, count - 1));
+    // Without attention the middle is one resnet only (diffusers' UNetMidBlock2D as the U-Net builds it).
+    mid_resnets_.emplace_back(middle / "resnets" / 1, in, in, time_width, groups, spec.norm_eps);
   }
-  mid_resnets_.emplace_back(middle / "resnets" / 1, in, in, time_width, groups, spec.norm_eps);
 
   for (int64_t i = count - 1; i >= 0; --i) {
     const auto& level = levels[i];
@@ -107,8 +108,7 @@ at::Tensor UNet::operator()(const at::Tensor& latents, const at::Tensor& timeste
   }
 
   x = mid_resnets_[0](context.cancel.at(x), time);
-  if (mid_transformer_) x = (*mid_transformer_)(x, context);
-  x = mid_resnets_[1](x, time);
+  if (mid_transformer_) x = mid_resnets_[1]((*mid_transformer_)(x, context), time);
 
   for (const auto& block : up_) {
     for (size_t j = 0; j < block.resnets.size(); ++j) {
