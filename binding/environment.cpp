@@ -108,13 +108,13 @@ void Environment::release() {
 void Environment::deliver(napi_env env, napi_value, void* self, void*) {
   if (!env) return;  // the environment is gone
   auto& environment = *static_cast<Environment*>(self);
-  for (Message& message : environment.mailbox_->take()) {
-    Napi::HandleScope scope(env);
-    try {
-      std::visit([&](auto& body) { environment.receive(message.id, body); }, message.body);
-    } catch (const std::exception&) {
-      // Only where JavaScript can run no more: the environment is being terminated.
-    }
+  // One message a call: what awaits it has run before the next one comes.
+  auto message = environment.mailbox_->take();
+  if (!message) return;
+  try {
+    std::visit([&](auto& body) { environment.receive(message->id, body); }, message->body);
+  } catch (const std::exception&) {
+    // Only where JavaScript can run no more: the environment is being terminated.
   }
 }
 

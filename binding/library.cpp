@@ -1,9 +1,11 @@
 #include "library.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <mutex>
 #include <optional>
+#include <string_view>
 #include <system_error>
 
 #if defined(_WIN32)
@@ -12,6 +14,11 @@
 #include <windows.h>
 #else
 #include <dlfcn.h>
+#endif
+#if defined(__linux__)
+#include <elf.h>
+
+#include <fstream>
 #endif
 
 namespace swap::binding {
@@ -57,6 +64,23 @@ void close_library(Handle handle) { dlclose(handle); }
 
 #endif
 
+// Linux's loader dies of SIGBUS on a library that was cut short, as a broken download is; so that is found before.
+// The section table is the last thing in the file.
+bool is_cut_short([[maybe_unused]] const std::string& path) {
+#if defined(__linux__)
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const auto size = static_cast<uint64_t>(std::max<std::streamoff>(0, file.tellg()));
+  Elf64_Ehdr header{};
+  file.seekg(0);
+  if (!file.read(reinterpret_cast<char*>(&header), sizeof(header))) return false;  // the loader says what it is
+  if (std::string_view(reinterpret_cast<char*>(header.e_ident), SELFMAG) != ELFMAG) return false;
+  const uint64_t table = uint64_t{header.e_shnum} * header.e_shentsize;
+  return header.e_shoff > size || table > size - header.e_shoff;
+#else
+  return false;
+#endif
+}
+
 // The same file under two names is the same library.
 std::string identity(const std::string& path) {
   std::error_code failed;
@@ -85,8 +109,13 @@ Registry& registry() {
   return *the_only;
 }
 
-Status cannot_open(const char* what, const std::string& path, const char* hint) {
-  return {"SWAP_LIBTORCH_LOAD", std::string("cannot open ") + what + " " + path + ": " + loader_error(), hint};
+// The library, or why there is none.
+Status open_one(const char* what, const std::string& path, const char* hint, Handle& handle) {
+  const bool cut_short = is_cut_short(path);
+  handle = cut_short ? nullptr : open_library(path);
+  if (handle) return {};
+  const std::string reason = cut_short ? "the file is cut short" : loader_error();
+  return {"SWAP_LIBTORCH_LOAD", std::string("cannot open ") + what + " " + path + ": " + reason, hint};
 }
 
 Status other_flavour(const std::string& wanted, const std::string& present) {
@@ -97,12 +126,13 @@ Status other_flavour(const std::string& wanted, const std::string& present) {
 // Opens all or none: a library that stays behind from a failed try would be taken for the next try's by its name.
 Status open_all(const std::vector<std::string>& paths, std::vector<Handle>& handles) {
   for (auto& path : paths) {
-    if (Handle handle = open_library(path)) {
-      handles.push_back(handle);
+    Handle opened = nullptr;
+    auto status =
+        open_one("LibTorch's library", path, "run `npx swap setup`, or `npx swap doctor` to see what is found", opened);
+    if (status.ok()) {
+      handles.push_back(opened);
       continue;
     }
-    auto status =
-        cannot_open("LibTorch's library", path, "run `npx swap setup`, or `npx swap doctor` to see what is found");
     for (auto handle = handles.rbegin(); handle != handles.rend(); ++handle) close_library(*handle);
     handles.clear();
     return status;
@@ -157,10 +187,11 @@ Status open_engine(const std::vector<std::string>& libraries, const std::string&
     if (auto status = open_all(libraries, handles); !status.ok()) return status;
     open.libtorch = libtorch;
   }
-  Handle handle = open_library(engine);
-  if (!handle)
-    return cannot_open("the engine library", engine,
-                       "run `npx swap doctor` to see which LibTorch and engine are found");
+  Handle handle = nullptr;
+  if (auto status = open_one("the engine library", engine,
+                             "run `npx swap doctor` to see which LibTorch and engine are found", handle);
+      !status.ok())
+    return status;
   if (auto status = find_factory(handle, engine, factory); !status.ok()) {
     close_library(handle);
     return status;

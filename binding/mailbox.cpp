@@ -26,10 +26,14 @@ void Mailbox::post(Message message) noexcept {
   if (sleeping) wake_();
 }
 
-std::deque<Message> Mailbox::take() {
+std::optional<Message> Mailbox::take() {
   std::lock_guard lock(mutex_);
-  progress_ = 0;
-  return std::exchange(messages_, {});
+  if (messages_.empty()) return {};
+  std::optional message(std::move(messages_.front()));
+  messages_.pop_front();
+  if (is_progress(*message)) --progress_;
+  if (!messages_.empty()) wake_();
+  return message;
 }
 
 void Mailbox::shut() {

@@ -8,6 +8,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <variant>
 
 #include "../cpp/engine.h"
@@ -37,8 +38,8 @@ class Mailbox {
 
   void post(Message message) noexcept;
 
-  // All messages there are; the next post() wakes again.
-  std::deque<Message> take();
+  // The oldest message, if there is one. Wakes again when there are more, so that the reader is called once for each.
+  std::optional<Message> take();
 
   // From now on messages are thrown away and nobody is woken.
   void shut();

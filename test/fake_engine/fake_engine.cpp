@@ -129,7 +129,8 @@ class FakeEngine final : public Engine {
   static Status broken(const char* what) { return {"SWAP_ENGINE_CONTRACT", std::string("the engine was ") + what, ""}; }
   static Status state(const char* what) { return {"SWAP_ENGINE_STATE", what, ""}; }
 
-  // Sums up the bytes, so that a test sees that they were read.
+  // Sums up the bytes, so that a test sees that they were read, and keeps them, so that it sees if they are not given
+  // back.
   Status sum_tensor(const TensorEntry& tensor, const Hooks& hooks) {
     const std::unique_ptr<std::FILE, CloseFile> file(std::fopen(tensor.file.c_str(), "rb"));
     if (!file) return {"SWAP_FILE_READ", "cannot open " + tensor.file, ""};
@@ -142,6 +143,7 @@ class FakeEngine final : public Engine {
       const size_t got = std::fread(chunk.data(), 1, std::min<uint64_t>(left, chunk.size()), file.get());
       if (got == 0) return {"SWAP_TENSOR_RANGE", tensor.name + " ends beyond " + tensor.file, "the file is cut short"};
       for (size_t i = 0; i < got; ++i) sum_ += chunk[i];
+      weights_.insert(weights_.end(), chunk.begin(), chunk.begin() + static_cast<std::ptrdiff_t>(got));
       left -= got;
     }
     return {};
@@ -388,6 +390,7 @@ class FakeEngine final : public Engine {
   int depth_ = 0;
   int64_t step_ms_ = 0;
   uint64_t sum_ = 0;
+  std::vector<unsigned char> weights_;
   std::thread::id owner_;
 };
 

@@ -97,19 +97,16 @@ void round(unsigned seed) {
   std::set<uint64_t> accepted[kSubmitters];
 
   const auto drain = [&] {
-    size_t progress = 0;
-    for (Message& message : mailbox->take()) {
-      if (std::holds_alternative<Progress>(message.body)) ++progress;
-      if (std::holds_alternative<Ended>(message.body)) ended = true;
-      if (auto* end = std::get_if<Settled>(&message.body)) {
-        ++settled[message.id];
+    while (auto message = mailbox->take()) {
+      if (std::holds_alternative<Ended>(message->body)) ended = true;
+      if (auto* end = std::get_if<Settled>(&message->body)) {
+        ++settled[message->id];
         ++ends;
         codes.insert(end->status.code);
       } else {
-        expect(!settled.contains(message.id), "an event came after the end of its job");
+        expect(!settled.contains(message->id), "an event came after the end of its job");
       }
     }
-    expect(progress <= 64, "more progress than the limit");
   };
 
   {
@@ -186,8 +183,8 @@ void overtaking() {
   worker.submit(std::make_shared<GenerateCall>(4, one, mailbox));
   std::vector<uint64_t> order;
   while (order.size() < 2) {
-    for (Message& message : mailbox->take()) {
-      if (std::holds_alternative<Settled>(message.body)) order.push_back(message.id);
+    while (auto message = mailbox->take()) {
+      if (std::holds_alternative<Settled>(message->body)) order.push_back(message->id);
     }
     std::this_thread::yield();
   }
@@ -195,11 +192,40 @@ void overtaking() {
   worker.cancel(learning);
 }
 
+// Beyond the limit the oldest progress is dropped, and nothing else; what comes before and after keeps its order.
+void flood() {
+  int wakes = 0;
+  Mailbox mailbox([&] { ++wakes; }, 64);
+  for (int64_t i = 0; i < 1000; ++i) {
+    Progress progress;
+    progress.done = i;
+    mailbox.post({1, progress});
+    if (i % 100 == 0) mailbox.post({1, TrainerState{i, {}}});
+  }
+  mailbox.post({1, Settled{}});
+  expect(wakes == 1, "woken while messages wait");
+  int64_t progress = 0, checkpoints = 0, last = -1;
+  bool settled = false;
+  while (auto message = mailbox.take()) {
+    expect(!settled, "an event came after the end");
+    if (auto* it = std::get_if<Progress>(&message->body)) {
+      expect(it->done > last, "progress out of order");
+      last = it->done;
+      ++progress;
+    }
+    if (std::holds_alternative<TrainerState>(message->body)) ++checkpoints;
+    if (std::holds_alternative<Settled>(message->body)) settled = true;
+  }
+  expect(progress == 64 && last == 999, "not the newest 64 of the progress are kept");
+  expect(checkpoints == 10 && settled, "a checkpoint or the end was dropped");
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
   const int rounds = count > 1 ? std::atoi(arguments[1]) : 40;
   const unsigned seed = count > 2 ? static_cast<unsigned>(std::atoi(arguments[2])) : 1;
+  flood();
   overtaking();
   for (int i = 0; i < rounds; ++i) round(seed + static_cast<unsigned>(i));
   std::printf("%d rounds, %d failures\n", rounds, failures);
