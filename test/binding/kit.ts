@@ -77,10 +77,11 @@ export function thrown(call: () => unknown): NativeError {
  * Runs `code` in a Node of its own, with the kit as `kit`; gives what it printed. An exit code other than 0, a
  * signal (a crash) and an unhandled rejection are failures.
  */
-export async function run(code: string, flags: string[] = []): Promise<string> {
+export async function run(code: string, flags: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<string> {
   const prelude = `const kit = require(${JSON.stringify(path)});`
   const script = `${prelude} (async () => { ${code} })()`
-  const { stdout } = await promisify(execFile)(process.execPath, [...flags, '-e', script], { timeout: 60_000 })
+  const options = { timeout: 60_000, env: { ...process.env, ...env } }
+  const { stdout } = await promisify(execFile)(process.execPath, [...flags, '-e', script], options)
   return stdout.trim()
 }
 
