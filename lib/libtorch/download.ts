@@ -1,8 +1,9 @@
 /** Fetching one large file over HTTP: resumable, through the proxies of the environment, verified by its SHA-256. */
 
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
-import { type FileHandle, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { closeSync, createReadStream, fsyncSync, openSync, writeFileSync, writeSync } from 'node:fs'
+import { readFile, rename, rm, stat } from 'node:fs/promises'
+import { finished } from 'node:stream/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { SwapError } from '../errors.ts'
 import { fileError } from '../files.ts'
@@ -70,15 +71,22 @@ export async function sha256File(path: string, signal?: AbortSignal): Promise<st
   return hash.digest('hex')
 }
 
+type Headers = Record<string, string | string[] | undefined>
+
+function header(headers: Headers, name: string): string | undefined {
+  const value = headers[name]
+  return Array.isArray(value) ? value[0] : value
+}
+
 /** A weak ETag does not promise the same bytes, so it cannot stand in If-Range. */
-function validatorOf(headers: { get(name: string): string | null }): string {
-  const etag = headers.get('etag')
-  return etag && !etag.startsWith('W/') ? etag : (headers.get('last-modified') ?? '')
+function validatorOf(headers: Headers): string {
+  const etag = header(headers, 'etag')
+  return etag && !etag.startsWith('W/') ? etag : (header(headers, 'last-modified') ?? '')
 }
 
 /** Where a 206 begins and how long the whole is. */
-function contentRange(header: string | null): { start: number; total: number } | undefined {
-  const match = /^bytes (\d+)-\d+\/(\d+)$/.exec(header ?? '')
+function contentRange(value: string | undefined): { start: number; total: number } | undefined {
+  const match = /^bytes (\d+)-\d+\/(\d+)$/.exec(value ?? '')
   return match ? { start: Number(match[1]), total: Number(match[2]) } : undefined
 }
 
@@ -95,8 +103,9 @@ export async function download(options: DownloadOptions): Promise<void> {
   const note = `${path}.part.json`
   if ((await sizeOf(path)) > 0 && (await sha256File(path, signal)) === sha256) return
 
-  const { EnvHttpProxyAgent } = await import('undici')
-  const dispatcher = new EnvHttpProxyAgent({ connectTimeout: 15_000, headersTimeout: 30_000, bodyTimeout: 30_000 })
+  const { EnvHttpProxyAgent, interceptors } = await import('undici')
+  const agent = new EnvHttpProxyAgent({ connectTimeout: 15_000, headersTimeout: 30_000, bodyTimeout: 30_000 })
+  const dispatcher = agent.compose(interceptors.redirect({ maxRedirections: 5 }))
   try {
     let fruitless = 0
     for (;;) {
@@ -116,7 +125,7 @@ export async function download(options: DownloadOptions): Promise<void> {
       }
     }
   } finally {
-    await dispatcher.close().catch(() => {})
+    await agent.destroy().catch(() => {})
   }
 
   const actual = await sha256File(part, signal)
@@ -138,44 +147,49 @@ async function attempt(
   note: string,
   dispatcher: import('undici').Dispatcher,
 ): Promise<void> {
-  const { fetch } = await import('undici')
+  const { request } = await import('undici')
   const known = await readPart(note)
   let start = known?.url === url && known.validator ? await sizeOf(part) : 0
-  const headers: Record<string, string> = { 'accept-encoding': 'identity' }
-  if (start > 0 && known) Object.assign(headers, { range: `bytes=${start}-`, 'if-range': known.validator })
-  const response = await fetch(url, { dispatcher, headers, signal: signal ?? null })
+  const asked: Record<string, string> = { 'accept-encoding': 'identity' }
+  if (start > 0 && known) Object.assign(asked, { range: `bytes=${start}-`, 'if-range': known.validator })
+  const { statusCode, headers, body } = await request(url, { dispatcher, headers: asked, signal: signal ?? null })
 
-  const range = response.status === 206 ? contentRange(response.headers.get('content-range')) : undefined
-  if (response.status === 416 || (response.status === 206 && range?.start !== start)) {
-    // What is here does not fit what is there: begin again, at the next try.
-    await response.body?.cancel()
-    await rm(part, { force: true })
-    throw new Error(`the server's range does not fit (${response.status})`)
+  const range = statusCode === 206 ? contentRange(header(headers, 'content-range')) : undefined
+  if (statusCode !== 200 && !(range && range.start === start)) {
+    body.on('error', () => {}).destroy()
+    if (statusCode === 416 || statusCode === 206) {
+      // What is here does not fit what is there: begin again, at the next try.
+      await rm(part, { force: true })
+      throw new Error(`the server's range does not fit (${statusCode})`)
+    }
+    if (statusCode >= 500 || statusCode === 429) throw new Error(`the server answered ${statusCode}`)
+    throw failed(url, `the server answered ${statusCode}`)
   }
-  if (response.status >= 500 || response.status === 429) {
-    await response.body?.cancel()
-    throw new Error(`the server answered ${response.status}`)
-  }
-  if (!response.ok || !response.body) {
-    await response.body?.cancel()
-    throw failed(url, `the server answered ${response.status}`)
-  }
-  if (response.status === 200) start = 0
-  const length = Number(response.headers.get('content-length') ?? Number.NaN)
+  if (statusCode === 200) start = 0
+  const length = Number(header(headers, 'content-length') ?? Number.NaN)
   const total = range?.total ?? (Number.isFinite(length) ? length : size)
-  await writeFile(note, JSON.stringify({ url, validator: validatorOf(response.headers) } satisfies Part))
 
-  const file: FileHandle = await open(part, start > 0 ? 'a' : 'w')
+  let file: number | undefined
   let done = start
   try {
-    for await (const chunk of response.body) {
-      await file.write(chunk)
-      done += chunk.byteLength
-      onProgress?.(done, total)
-    }
-    await file.sync()
+    // Nothing is awaited before the body is listened to: what comes meanwhile would be lost if the connection broke.
+    writeFileSync(note, JSON.stringify({ url, validator: validatorOf(headers) } satisfies Part))
+    file = openSync(part, start > 0 ? 'a' : 'w')
+    const fd = file
+    body.on('data', (chunk: Buffer) => {
+      try {
+        for (let at = 0; at < chunk.length; ) at += writeSync(fd, chunk, at)
+        done += chunk.length
+        onProgress?.(done, total)
+      } catch (error) {
+        body.destroy(error as Error)
+      }
+    })
+    await finished(body)
+    fsyncSync(file)
   } finally {
-    await file.close()
+    body.on('error', () => {}).destroy()
+    if (file !== undefined) closeSync(file)
   }
   if ((range || Number.isFinite(length)) && done !== total)
     throw new Error(`the connection ended after ${done} of ${total} bytes`)
