@@ -34,23 +34,39 @@ Environment::Environment(Napi::Env env) : env_(env) {
   mailbox_ = std::make_shared<Mailbox>(
       [wake = wake_] { napi_call_threadsafe_function(wake, nullptr, napi_tsfn_nonblocking); });
   // After the thread-safe function, so that it runs before that one's own hook.
-  status = napi_add_env_cleanup_hook(
-      env, [](void* self) { static_cast<Environment*>(self)->shutdown(); }, this);
+  const auto hook = [](void* self) {
+    static_cast<Environment*>(self)->shutdown();
+    napi_release_threadsafe_function(static_cast<Environment*>(self)->wake_, napi_tsfn_abort);
+  };
+  status = napi_add_env_cleanup_hook(env, hook, this);
   if (status != napi_ok) throw Napi::Error::New(env);
+  shut_down_at_exit();
 }
 
-// The environment ends, maybe in the midst of jobs: no JavaScript may run any more, and no thread may be left behind.
+// process.exit() and an uncaught exception skip the hook on the main thread: the libraries' static objects would be
+// destroyed under an engine that still computes.
+void Environment::shut_down_at_exit() {
+  Napi::Value process = env_.Global().Get("process");
+  if (!process.IsObject()) return;
+  Napi::Value once = process.As<Napi::Object>().Get("once");
+  if (!once.IsFunction()) return;
+  auto listener = Napi::Function::New(env_, [this](const Napi::CallbackInfo&) { shutdown(); });
+  once.As<Napi::Function>().Call(process, {Napi::String::New(env_, "exit"), listener});
+}
+
+// No JavaScript may run on a task's behalf any more, and no thread may be left behind.
 void Environment::shutdown() {
+  if (std::exchange(over_, true)) return;
   mailbox_->shut();
   for (auto& [id, handle] : engines_) handle->worker->close();
   for (auto& [id, handle] : engines_) handle->worker->join();
   engines_.clear();
   tasks_.clear();
   engine_class.Reset();
-  napi_release_threadsafe_function(wake_, napi_tsfn_abort);
 }
 
 std::shared_ptr<EngineHandle> Environment::start_engine(const EngineFactory& factory) {
+  if (over_) throw make_error(env_, {"SWAP_DISPOSED", "the process is about to exit", ""});
   auto handle = std::make_shared<EngineHandle>();
   handle->id = next_id();
   try {

@@ -61,7 +61,9 @@ class Environment {
   void receive(uint64_t id, Ended&);
   void send_event(uint64_t id, Napi::Value event);
   Napi::Value rejection(const Task& task, Settled& settled);
+  // Stops all engines for good and forgets all tasks. Blocks until the engines' next block.
   void shutdown();
+  void shut_down_at_exit();
 
   // While something is held, the event loop does not end by itself.
   void hold();
@@ -72,6 +74,7 @@ class Environment {
   std::shared_ptr<Mailbox> mailbox_;
   uint64_t last_id_ = 0;
   size_t held_ = 0;
+  bool over_ = false;
   std::map<uint64_t, std::shared_ptr<EngineHandle>> engines_;
   std::unordered_map<uint64_t, Task> tasks_;
 };

@@ -45,13 +45,17 @@ describe('the process', () => {
 
   it('ends when told to in the midst of a job', async () => {
     const start = `
+      const { readFileSync } = require('node:fs')
+      const before = threads()
       const engine = await kit.opened()
-      process.on('exit', (code) => console.log('exit ' + code))
+      // No thread computes any more while the libraries' static objects are destroyed.
+      function threads() { return readFileSync('/proc/self/status', 'utf8').match(/Threads:\\s+(\\d+)/)[1] }
+      process.on('exit', (code) => console.log('exit', code, 'threads', threads() - before))
       const learning = await kit.running(engine, 'learn', kit.learn({ seed: kit.seeds.block }))
       engine.generate(kit.generate(), kit.ignore)
     `
-    expect(await run(`${start} process.exit(0)`)).toBe('exit 0')
-    expect(await run(`${start} setImmediate(() => { process.exitCode = 0; process.exit() })`)).toBe('exit 0')
+    expect(await run(`${start} process.exit(0)`)).toBe('exit 0 threads 0')
+    expect(await run(`${start} setImmediate(() => { process.exitCode = 0; process.exit() })`)).toBe('exit 0 threads 0')
     // Not caught: the process ends with code 7 or 1, never by a signal.
     await expect(run(`${start} setImmediate(() => { throw new Error('uncaught') })`)).rejects.toMatchObject({
       code: 1,
