@@ -5,7 +5,7 @@
 
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { duration, megabytes, type Output } from './cli/output.ts'
+import { duration, megabytes, type Output, timeLeft } from './cli/output.ts'
 import { run } from './cli/run.ts'
 import { contactSheet, readPhoto } from './image/index.ts'
 import { type GeneratedImage, Personalizer, type Subject } from './index.ts'
@@ -33,15 +33,14 @@ async function timed<T>(output: Output, what: string, work: () => Promise<T>): P
   const started = Date.now()
   const result = await work()
   output.endProgress()
-  const seconds = (Date.now() - started) / 1000
-  output.note(`${what}: ${seconds < 10 ? `${seconds.toFixed(1)} s` : duration(seconds)}`)
+  output.note(`${what}: ${duration((Date.now() - started) / 1000)}`)
   return result
 }
 
 async function learn(personalizer: Personalizer, photo: string, output: Output, signal: AbortSignal): Promise<Subject> {
   const job = personalizer.learn({ image: photo, name: NAME, class: CLASS }, { signal })
   for await (const { step, steps, loss, secondsLeft } of job) {
-    const detail = `loss ${loss.toFixed(4)} · ${duration(secondsLeft)} left`
+    const detail = `loss ${loss.toFixed(4)}${timeLeft(secondsLeft)}`
     output.progress('learning', { done: step, total: steps, detail })
   }
   const subject = await job

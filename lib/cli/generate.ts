@@ -10,7 +10,7 @@ import { type GeneratedImage, type GenerateEvent, type GenerateOptions, Subject 
 import { generateSchema, parseOptions, SCHEDULERS } from '../options.ts'
 import { collect, number, readStdin, writeStdout } from './args.ts'
 import { addModelOptions, type ModelFlags, withPersonalizer } from './model.ts'
-import { duration, type Output } from './output.ts'
+import { duration, type Output, rounded, timeLeft } from './output.ts'
 import { run, usage } from './run.ts'
 
 interface GenerateFlags extends ModelFlags {
@@ -100,11 +100,13 @@ export function addGenerate(program: Command): void {
 }
 
 function report(output: Output, { type, step, steps, secondsLeft }: GenerateEvent): void {
+  // Batches are decoded between steps: for a person that is one way, not two that take turns.
+  if (type === 'decode' && !output.json) return
   output.progress(type === 'step' ? 'drawing' : 'decoding', {
     done: step,
     total: steps,
-    detail: secondsLeft >= 0 ? `${duration(secondsLeft)} left` : '',
-    data: { secondsLeft },
+    detail: `step ${step} of ${steps}${timeLeft(secondsLeft)}`,
+    data: { secondsLeft: rounded(secondsLeft) },
   })
 }
 

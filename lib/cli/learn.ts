@@ -9,7 +9,7 @@ import { type LearnEvent, type LearnOptions, Subject } from '../index.ts'
 import { learnSchema, parseOptions } from '../options.ts'
 import { collect, commandLine, crop, levels, number, readStdin, writeStdout } from './args.ts'
 import { addModelOptions, type ModelFlags, withPersonalizer } from './model.ts'
-import { duration, type Output } from './output.ts'
+import { duration, type Output, rounded, timeLeft } from './output.ts'
 import { run, usage } from './run.ts'
 
 interface LearnFlags extends ModelFlags {
@@ -115,8 +115,14 @@ export function addLearn(program: Command): void {
           else await subject.save(out)
           const seconds = (Date.now() - started) / 1000
           output.result(
-            { out, name: subject.name, class: subject.classWord, steps: subject.metadata.steps, seconds },
-            `${out === '-' ? 'the subject' : out} holds <${subject.name}> (${subject.classWord}), learnt in ${duration(seconds)}`,
+            {
+              out,
+              name: subject.name,
+              class: subject.classWord,
+              steps: subject.metadata.steps,
+              seconds: rounded(seconds),
+            },
+            `${out === '-' ? 'standard output' : out} holds <${subject.name}> (${subject.classWord}), learnt in ${duration(seconds)}`,
           )
         } catch (error) {
           await sayHowToGoOn(output, resumeFile, last, photo)
@@ -128,12 +134,11 @@ export function addLearn(program: Command): void {
 
 function report(output: Output, event: LearnEvent): void {
   const { step, steps, loss, reconstruction, attention, stage, secondsLeft } = event
-  const left = secondsLeft >= 0 ? ` · ${duration(secondsLeft)} left` : ''
   output.progress('learning', {
     done: step,
     total: steps,
-    detail: `loss ${loss.toFixed(4)} · attention ${attention.toFixed(4)}${left}`,
-    data: { step, steps, loss, reconstruction, attention, stage, secondsLeft },
+    detail: `loss ${loss.toFixed(4)} · attention ${attention.toFixed(4)}${timeLeft(secondsLeft)}`,
+    data: { step, steps, loss, reconstruction, attention, stage, secondsLeft: rounded(secondsLeft) },
   })
 }
 
@@ -168,6 +173,11 @@ async function sayHowToGoOn(
   if (!last || !(await stat(resumeFile).catch(() => undefined))) return
   const argv = process.argv.slice(2)
   const command = `${commandLine(argv, { '--resume': resumeFile })}${photo === '-' ? ' < PHOTO' : ''}`
-  if (output.json) output.note(`go on with: ${command}`)
-  else output.note(`stopped after step ${last.step} of ${last.steps}; go on with:\n  ${command}`)
+  const { step, steps } = last
+  output.note(`stopped after step ${step} of ${steps}; go on with:\n  ${command}`, {
+    resume: resumeFile,
+    step,
+    steps,
+    command,
+  })
 }

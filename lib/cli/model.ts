@@ -25,6 +25,9 @@ export function addModelOptions(command: Command): Command {
     .option('--threads <n>', 'CPU threads (default: the physical cores)', number)
 }
 
+/** Bytes of a model that takes long enough to be told about. */
+const SLOW_TO_LOAD = 250e6
+
 /** Reads the model, runs `work` with it, and gives the memory back whatever happens. */
 export async function withPersonalizer<T>(
   flags: ModelFlags,
@@ -32,8 +35,10 @@ export async function withPersonalizer<T>(
   work: (personalizer: Personalizer) => Promise<T>,
 ): Promise<T> {
   const { model, device, dtype, threads } = flags
-  const onProgress: OpenOptions['onProgress'] = ({ done, total }) =>
+  const onProgress: OpenOptions['onProgress'] = ({ done, total }) => {
+    if (total < SLOW_TO_LOAD) return
     output.progress('loading', { done, total, detail: `${megabytes(done)} of ${megabytes(total)}` })
+  }
   const personalizer = await Personalizer.open({ model, device, dtype, threads, onProgress }, { signal })
   try {
     const { info } = personalizer

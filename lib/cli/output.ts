@@ -40,7 +40,8 @@ export class Output {
   readonly #notes: NodeJS.WriteStream
   readonly #warned = new Set<string>()
   #bar: { label: string; bar: SingleBar } | undefined
-  #part: { label: string; part: number } | undefined
+  /** The last part of the way that was said, for each task. */
+  readonly #parts = new Map<string, number>()
 
   constructor({ json = false, binary = false, stdout = process.stdout, stderr = process.stderr }: OutputOptions = {}) {
     this.json = json
@@ -63,9 +64,9 @@ export class Output {
     this.#results.write(`${JSON.stringify(event)}\n`)
   }
 
-  /** Something on the way, for a person. */
-  note(text: string): void {
-    if (this.json) this.#event({ type: 'note', message: text })
+  /** Something on the way, for a person; `data` is for programs. */
+  note(text: string, data: Record<string, unknown> = {}): void {
+    if (this.json) this.#event({ type: 'note', message: text, ...data })
     else this.#line(this.#notes, text)
   }
 
@@ -112,8 +113,8 @@ export class Output {
 
   #isNextPart(label: string, { done, total }: Step, parts: number): boolean {
     const part = Math.floor((parts * done) / total)
-    if (this.#part?.label === label && this.#part.part >= part) return false
-    this.#part = { label, part }
+    if ((this.#parts.get(label) ?? -1) >= part) return false
+    this.#parts.set(label, part)
     return true
   }
 
@@ -158,12 +159,23 @@ export function describeError(error: unknown): { code?: string; message: string;
   }
 }
 
-/** `75` -> `1 min 15 s`. */
+/** `75` -> `1 min 15 s`; `2.53` -> `2.5 s`. */
 export function duration(seconds: number): string {
   const whole = Math.max(0, Math.round(seconds))
+  if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)} s`
   if (whole < 60) return `${whole} s`
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`
+}
+
+/** ` · 12 s left`, or nothing where that is not known; a figure that jitters is of no use. */
+export function timeLeft(seconds: number): string {
+  return seconds >= 0 ? ` · ${seconds < 10 ? `${Math.round(seconds)} s` : duration(seconds)} left` : ''
+}
+
+/** For programs: milliseconds are enough. */
+export function rounded(seconds: number): number {
+  return Math.round(seconds * 1000) / 1000
 }
 
 export function megabytes(bytes: number): string {
