@@ -1,4 +1,5 @@
-// node generate.mjs --out DIR --from SEED --count N [--shard 8000] [--workers 2] [--split train|test]
+// node generate.mjs --out DIR --from SEED --count N [--shard 8000] [--workers 2] [--split train|test] [--each K]
+// With --each, K pictures in a row show one person, in ever new shirts, moods and places: for the identity embedder.
 // Writes shards of pictures (.bin), masks (.masks, 3 x 16 x 16 bytes a picture) and one JSON line a picture (.jsonl).
 
 import { fork } from 'node:child_process'
@@ -6,6 +7,8 @@ import { existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { newIdentity } from './identity.mjs'
+import { randomFrom } from './random.mjs'
 import { renderMasks, renderPicture } from './render.mjs'
 import { attributesOf, sample } from './sample.mjs'
 
@@ -17,6 +20,7 @@ const { values } = parseArgs({
     shard: { type: 'string', default: '8000' },
     workers: { type: 'string', default: '2' },
     split: { type: 'string', default: 'train' },
+    each: { type: 'string', default: '0' },
     only: { type: 'string' },
   },
 })
@@ -50,12 +54,26 @@ function describe(drawn, boxes) {
   }
 }
 
+/** What is fixed about the picture of a seed: nothing, or who is on it. */
+function choices(seed) {
+  const each = Number(values.each)
+  if (!each) return { split: values.split }
+  const who = newIdentity(randomFrom(1e9 + Math.floor(seed / each)), values.split === 'test')
+  const random = randomFrom(seed + 5)
+  return {
+    split: values.split,
+    who,
+    kind: random() < 0.85 ? 'person' : 'person and animal',
+    look: random() < 0.4 ? { newCloth: true } : {},
+  }
+}
+
 function writeShard(base, first, count) {
   const pictures = Buffer.alloc(count * 128 * 128 * 3)
   const masks = Buffer.alloc(count * 3 * 16 * 16)
   const lines = []
   for (let i = 0; i < count; i++) {
-    const drawn = sample(first + i, { split: values.split })
+    const drawn = sample(first + i, choices(first + i))
     const parts = renderMasks(drawn)
     renderPicture(drawn).copy(pictures, i * 128 * 128 * 3)
     parts.masks.copy(masks, i * 3 * 16 * 16)

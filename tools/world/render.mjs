@@ -36,13 +36,22 @@ function toLines(rgb) {
   return out
 }
 
-/** The picture as 128 x 128 x 3 bytes. At night people are a little darker too. */
+/** Everything of the picture in one drawing. At night people are a little darker too. */
+function whole(drawn) {
+  const parts = drawn.layers.map((l) => l.svg).join('')
+  return (
+    drawn.background +
+    parts +
+    (drawn.made.night ? '<rect width="128" height="128" fill="#0a1040" opacity="0.16"/>' : '')
+  )
+}
+
+/** The picture as a PNG file, without the line style. */
+export const renderPng = (drawn) => new Resvg(wrap(whole(drawn))).render().asPng()
+
+/** The picture as 128 x 128 x 3 bytes. */
 export function renderPicture(drawn) {
-  const people = drawn.layers.map((l) => l.svg).join('')
-  const shade = drawn.made.night
-    ? `<g opacity="1">${people}</g><rect width="128" height="128" fill="#0a1040" opacity="0.16"/>`
-    : people
-  const pixels = rgba(drawn.background + shade, SIDE)
+  const pixels = rgba(whole(drawn), SIDE)
   const rgb = Buffer.alloc(SIDE * SIDE * 3)
   for (let from = 0, to = 0; from < pixels.length; from += 4) {
     rgb[to++] = pixels[from]

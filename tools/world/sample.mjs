@@ -32,7 +32,8 @@ function newLook(random, who, named, { alone, pose }) {
 }
 
 function newPerson(random, slot, options) {
-  const name = options.split === 'train' && random() < 0.36 ? pick(random, Object.keys(NAMED)) : null
+  const named = options.split === 'train' && !options.who && random() < 0.36
+  const name = named ? pick(random, Object.keys(NAMED)) : null
   let who = options.who ?? (name ? NAMED[name] : newIdentity(random, options.split === 'test'))
   const look = { ...newLook(random, who, name !== null, options), ...options.look }
   if (look.newCloth) {

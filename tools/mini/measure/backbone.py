@@ -1,0 +1,132 @@
+"""What the three measuring nets share: a small residual network, blurred and noisy inputs, training and ONNX export."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from pictures import load_pictures  # noqa: E402
+from runtime import CHANNELS_LAST, Log, bf16, load_state, save_state  # noqa: E402
+
+
+class Block(torch.nn.Module):
+    def __init__(self, before: int, after: int, stride: int):
+        super().__init__()
+        self.first = torch.nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.second = torch.nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.norms = torch.nn.ModuleList([torch.nn.BatchNorm2d(after), torch.nn.BatchNorm2d(after)])
+        self.short = torch.nn.Conv2d(before, after, 1, stride) if (stride, before) != (1, after) else torch.nn.Identity()
+
+    def forward(self, x):
+        y = F.relu(self.norms[0](self.first(x)))
+        return F.relu(self.short(x) + self.norms[1](self.second(y)))
+
+
+class Backbone(torch.nn.Module):
+    """Pixels in 0..1, (batch, 3, 128, 128), to features of 16x16 (`WIDTHS[2]` channels) and of 4x4 (`WIDTHS[4]`)."""
+
+    WIDTHS = (24, 48, 96, 128, 192)
+
+    def __init__(self):
+        super().__init__()
+        w = self.WIDTHS
+        self.stem = torch.nn.Conv2d(3, w[0], 5, 2, 2)
+        self.fine = torch.nn.Sequential(Block(w[0], w[1], 2), Block(w[1], w[2], 2), Block(w[2], w[2], 1))
+        self.coarse = torch.nn.Sequential(Block(w[2], w[3], 2), Block(w[3], w[4], 2), Block(w[4], w[4], 1))
+
+    def forward(self, pixels):
+        fine = self.fine(F.relu(self.stem(pixels * 2 - 1)))
+        return fine, self.coarse(fine)
+
+
+def roughen(x: torch.Tensor) -> torch.Tensor:
+    """Blur, noise, brightness and small shifts: generated pictures are softer and dirtier than drawn ones."""
+    if torch.rand(()) < 0.6:
+        factor = float(torch.empty(()).uniform_(0.45, 0.95))
+        small = F.interpolate(x, scale_factor=factor, mode='bilinear', antialias=True)
+        x = F.interpolate(small, size=x.shape[-2:], mode='bilinear')
+    x = x + torch.rand(len(x), 1, 1, 1) * 0.06 * torch.randn_like(x)
+    return (x * (1 + 0.1 * torch.randn(len(x), 3, 1, 1)) + 0.03 * torch.randn(len(x), 3, 1, 1)).clamp(0, 1)
+
+
+class Samples:
+    def __init__(self, folders: list[Path]):
+        self.pictures = load_pictures(folders)
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def pixels(self, rows) -> torch.Tensor:
+        stack = np.stack([self.pictures[int(i)] for i in rows])
+        return (torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=CHANNELS_LAST)
+
+
+def arguments(parser):
+    parser.add_argument('--pictures', type=Path, nargs='+', required=True)
+    parser.add_argument('--check', type=Path, nargs='+', required=True, help='shards of other seeds, for the accuracy')
+    parser.add_argument('--work', type=Path, required=True)
+    parser.add_argument('--steps', type=int, default=4000)
+    parser.add_argument('--batch', type=int, default=64)
+    parser.add_argument('--rate', type=float, default=1e-3)
+    parser.add_argument('--threads', type=int, default=1)
+    a = parser.parse_args()
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(0)
+    return a
+
+
+def train(name: str, a, net: torch.nn.Module, loss_of, check) -> None:
+    """`loss_of(step)` gives the loss of one batch, `check()` the figures of the card; resumable like every stage."""
+    net.to(memory_format=CHANNELS_LAST)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=a.rate, weight_decay=0.02, fused=True)
+    log = Log(a.work / f'{name}-log.jsonl')
+    step = 0
+    if state := load_state(a.work / f'{name}-state.pt'):
+        net.load_state_dict(state['net'])
+        optimiser.load_state_dict(state['optimiser'])
+        step = state['step']
+    recent = []
+    while step < a.steps:
+        net.train()
+        for group in optimiser.param_groups:
+            group['lr'] = a.rate * min(1, (step + 1) / 200) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * step / a.steps)))
+        with bf16():
+            loss = loss_of(step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimiser.step()
+        step += 1
+        recent.append(loss.item())
+        if step % 50 == 0:
+            log.write(step=step, loss=float(np.mean(recent)))
+            recent = []
+        if step % 500 == 0 or step == a.steps:
+            net.eval()
+            with torch.no_grad():
+                figures = check()
+            log.write(step=step, **figures)
+            save_state(a.work / f'{name}-state.pt', net=net.state_dict(), optimiser=optimiser.state_dict(), step=step)
+            (a.work / f'{name}-figures.json').write_text(json.dumps(figures, indent=1))
+
+
+def export(name: str, a, net: torch.nn.Module, outputs: list[str], card: dict) -> None:
+    """`name`.onnx with input `pixels` (batch, 3, 128, 128) in 0..1, and `name`.json that says what the outputs mean."""
+    net.eval()
+    example = torch.rand(2, 3, 128, 128)
+    torch.onnx.export(
+        net,
+        (example,),
+        str(a.work / f'{name}.onnx'),
+        input_names=['pixels'],
+        output_names=outputs,
+        dynamic_axes={n: {0: 'batch'} for n in ['pixels', *outputs]},
+        opset_version=17,
+        dynamo=False,
+    )
+    (a.work / f'{name}.json').write_text(json.dumps(card, indent=1))
