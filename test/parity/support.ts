@@ -91,7 +91,9 @@ function sourcesHash(): string {
 
 function run(program: string, parameters: string[]): Promise<void> {
   return new Promise((resolve, reject) => {
-    const child = spawn(program, parameters, { stdio: ['ignore', 'inherit', 'pipe'] })
+    // Small models gain nothing from a second thread.
+    const env = { ...process.env, OMP_NUM_THREADS: '1' }
+    const child = spawn(program, parameters, { stdio: ['ignore', 'inherit', 'pipe'], env })
     let complaints = ''
     child.stderr.on('data', (chunk: Buffer) => {
       complaints = (complaints + chunk).slice(-4000)
@@ -152,7 +154,7 @@ export class Opened {
     const model = await readModel(folder)
     const { libraries } = await findLibtorch()
     const engine = loadAddon().createEngine({ libraries, engine: enginePath(addonFolder(), 'cpu') })
-    const request = { spec: model.spec, tensors: model.tensors, device: 'cpu', dtype, threads: 0 }
+    const request = { spec: model.spec, tensors: model.tensors, device: 'cpu', dtype, threads: 1 }
     await engine.load(request, () => {}).promise
     return new Opened(model, engine)
   }

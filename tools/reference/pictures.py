@@ -79,7 +79,8 @@ def draw(case: Case, folder: Path) -> numpy.ndarray:
         height=case.height,
         output_type="np",
     ).images
-    return (images * 255).round().astype(numpy.float32)
+    # The pipeline's array is a transposed view, and safetensors writes memory as it lies.
+    return numpy.ascontiguousarray((images * 255).round(), dtype=numpy.float32)
 
 
 def main() -> None:
