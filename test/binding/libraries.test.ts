@@ -3,7 +3,7 @@ import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSyn
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
-import { kit, run, thrown } from './kit.ts'
+import { kit, run, thrown, workerSource } from './kit.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'swap-libraries-'))
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -82,9 +82,30 @@ describe('createEngine', () => {
         }
       }
       const [one, two, link] = JSON.parse(${JSON.stringify(JSON.stringify([one, two, link]))})
-      console.log([open(two, '/nowhere/lib.so'), open(one), open(link), open(two), open(one, two), open()].join())`,
+      const maps = () => require('node:fs').readFileSync('/proc/self/maps', 'utf8')
+      console.log(open(two, '/nowhere/lib.so'), maps().includes('libtwo'))
+      console.log([open(one), open(link), open(two), open(one, two), open()].join())`,
     )
-    expect(out).toBe('SWAP_LIBTORCH_LOAD,open,open,SWAP_ENGINE_FLAVOUR,SWAP_ENGINE_FLAVOUR,open')
+    expect(out).toBe('SWAP_LIBTORCH_LOAD false\nopen,open,SWAP_ENGINE_FLAVOUR,SWAP_ENGINE_FLAVOUR,open')
+  })
+
+  it('one LibTorch a process, also when the thread that opened it is gone', async () => {
+    const [one, two] = ['libfirst.so', 'libsecond.so'].map((name) => join(folder, name)) as [string, string]
+    copyFileSync(libm, one)
+    copyFileSync(libm, two)
+    const create = (library: string) =>
+      `kit.native().createEngine({ libraries: [${JSON.stringify(library)}], engine: kit.fake })`
+    const out = await run(`
+      const { Worker } = require('node:worker_threads')
+      const worker = new Worker(${JSON.stringify(workerSource(create(one)))}, { eval: true })
+      await new Promise((resolve) => worker.once('exit', resolve))
+      try {
+        ${create(two)}
+      } catch (error) {
+        console.log(error.code)
+      }
+    `)
+    expect(out).toBe('SWAP_ENGINE_FLAVOUR')
   })
 
   it('the addon tells its interface number', () => {
