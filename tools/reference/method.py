@@ -148,19 +148,23 @@ class StageVectors(nn.Module):
         return keys, self.embedding + self.gain * self.v if hasattr(self, "v") else keys
 
 
-def text_states(
-    encoder: CLIPTextModel, ids: Tensor, vectors: Tensor | None = None, positions: list[int] | None = None
-) -> Tensor:
-    """States [B, L, C]; `vectors` [B, n, d] replace the token embeddings from each prompt's position on."""
-    if vectors is None:
-        return encoder(ids)[0]
+# Vectors [n, d] and the position in the prompt from which on they stand.
+Slots = list[tuple[int, Tensor]]
+
+
+def text_states(encoder: CLIPTextModel, ids: Tensor, slots: list[Slots] | None = None) -> Tensor:
+    """States [B, L, C]; each prompt's slots replace token embeddings in front of the encoder."""
 
     def inject(_module, _inputs, embeddings: Tensor) -> Tensor:
         rows = []
-        for row, vector, position in zip(embeddings, vectors, positions, strict=True):
-            rows.append(torch.cat([row[:position], vector, row[position + len(vector) :]]))
+        for row, inserted in zip(embeddings, slots, strict=True):
+            for position, vectors in inserted:
+                row = torch.cat([row[:position], vectors, row[position + len(vectors) :]])
+            rows.append(row)
         return torch.stack(rows)
 
+    if slots is None:
+        return encoder(ids)[0]
     hook = encoder.get_input_embeddings().register_forward_hook(inject)
     try:
         return encoder(ids)[0]
@@ -225,8 +229,8 @@ class Training:
         ids = torch.tensor(options.ids)[draws.templates]
         positions = [options.positions[template] for template in draws.templates]
         encoder = self.parts.text_encoder
-        context.keys = text_states(encoder, ids, keys[stages], positions)
-        context.values = text_states(encoder, ids, values[stages], positions)
+        slots = [[[(p, v)] for p, v in zip(positions, kind[stages], strict=True)] for kind in (keys, values)]
+        context.keys, context.values = (text_states(encoder, ids, kind) for kind in slots)
         context.reference = text_states(encoder, ids)
         context.losses = []
         noisy = scheduler.add_noise(draws.latents, draws.noise, draws.timesteps)

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from method import split_cross_attention
 from models import Parts, build_all, load
 from safetensors.torch import save_file
@@ -35,7 +36,8 @@ def inputs(name: str, parts: Parts) -> dict[str, Tensor]:
         # Not a multiple of what the downsampling asks for.
         "uneven.latents": noise(1, channels, 3 * coarsest + 1, 4 * coarsest - 1),
         "uneven.timesteps": torch.tensor([981.0]),
-        "vae.image": (noise(2, 3, 4 * factor, 6 * factor) * 0.5).clamp(-1, 1),
+        # Smooth, as a photo is: noise would drive a trained VAE to the ends of its range.
+        "vae.image": F.interpolate(noise(2, 3, 3, 4) * 0.5, (4 * factor, 6 * factor), mode="bicubic").clamp(-1, 1),
         "vae.latents": noise(2, vae.latent_channels, 6, 5),
     }
 

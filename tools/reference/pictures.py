@@ -11,25 +11,13 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import diffusers
 import numpy
 import torch
 from diffusers import StableDiffusionPipeline
 from models import build_all
 from PIL import Image
 from safetensors.numpy import save_file
-
-# The package's scheduler names; None is the folder's own.
-SCHEDULERS = {
-    "ddim": ("DDIMScheduler", {}),
-    "pndm": ("PNDMScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
-    "dpm++2m": ("DPMSolverMultistepScheduler", {}),
-    "dpm++2m-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-}
-
+from trajectories import SCHEDULERS, make
 
 @dataclass(frozen=True)
 class Case:
@@ -58,12 +46,10 @@ CASES = [
 def pipeline(folder: Path, scheduler: str | None) -> StableDiffusionPipeline:
     variant = "fp16" if list((folder / "unet").glob("*.fp16*")) else None
     pipe = StableDiffusionPipeline.from_pretrained(
-        folder, variant=variant, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+        folder, variant=variant, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
-    if scheduler is not None:
-        name, options = SCHEDULERS[scheduler]
-        pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **options)
+    pipe.scheduler = make(dict(pipe.scheduler.config), scheduler)
     return pipe
 
 

@@ -15,8 +15,18 @@ from pathlib import Path
 import diffusers
 import torch
 from models import MINI
-from pictures import SCHEDULERS
 from safetensors.torch import save_file
+
+# The package's scheduler names; None is the folder's own.
+SCHEDULERS = {
+    "ddim": ("DDIMScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "dpm++2m": ("DPMSolverMultistepScheduler", {}),
+    "dpm++2m-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
 
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 SEED = 12
@@ -68,6 +78,7 @@ FILES = {
 
 
 def make(config: dict, name: str | None):
+    """A scheduler of a model's file; of the file's own class without a name."""
     if name is None:
         return getattr(diffusers, config["_class_name"]).from_config(config)
     class_name, options = SCHEDULERS[name]

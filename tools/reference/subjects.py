@@ -1,0 +1,154 @@
+"""Whole pictures with subjects in the prompt: every step with the vectors of its stage, K and V apart.
+
+    python subjects.py --models FOLDER --out FOLDER
+
+writes one file a case: `images` [N, height, width, 3] in 0..255 and each subject's vectors `k.<name>` and `v.<name>`
+[stages, tokens, width]; the metadata `case` is JSON with what to ask for; beside it a PNG of the first picture.
+"""
+
+import argparse
+import inspect
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from method import Slots, split_cross_attention, text_states
+from models import Parts, build_all, load
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from trajectories import make
+from transformers import AutoTokenizer
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    class_word: str
+    stages: int
+    shared: bool = False
+
+
+ANNA = Subject("anna", "person", 5)
+REX = Subject("rex", "dog", 3)
+PAIR = Subject("a pair", "cat dog", 4)
+ONE = Subject("one", "person", 1, shared=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    prompt: str
+    subjects: tuple[Subject, ...]
+    scheduler: str
+    negative: str = ""
+    steps: int = 7
+    guidance: float = 4.0
+    seeds: tuple[int, ...] = (1, 2)
+    width: int = 64
+    height: int = 64
+
+
+CASES = [
+    Case("mini", "a photo of <anna> at the beach", (ANNA,), "ddim", width=128, height=128),
+    Case("mini", "<anna> with <rex>, and <anna>", (ANNA, REX), "euler", negative="<rex>", width=96, height=128),
+    Case("sd1", "a <rex> and <one>", (ONE, REX), "dpm++2m", guidance=1.0),
+    Case("sd2", "a picture of <a pair>, <anna>", (ANNA, PAIR), "euler-a"),
+    Case("some-blocks", "<one>", (ONE,), "pndm"),
+]
+
+
+def vectors(subject: Subject, parts: Parts, tokenizer, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Far enough from the class word that stages, K and V cannot be taken for one another."""
+    table = parts.text_encoder.get_input_embeddings().weight
+    embedding = table[torch.tensor(tokenizer(subject.class_word, add_special_tokens=False).input_ids)]
+    shape = (subject.stages, *embedding.shape)
+    keys, values = (embedding + table.std() * torch.randn(shape, generator=generator) for _ in range(2))
+    return keys, keys if subject.shared else values
+
+
+class Prompt:
+    """A prompt's ids with class words for placeholders, and where each subject stands."""
+
+    def __init__(self, text: str, subjects: tuple[Subject, ...], tokenizer):
+        words = {subject.name: subject for subject in subjects}
+        self.places: list[tuple[str, int]] = []
+        plain = ""
+        for index, piece in enumerate(re.split(r"<([^>]+)>", text)):
+            if index % 2:
+                self.places.append((piece, 1 + len(tokenizer(plain, add_special_tokens=False).input_ids)))
+                piece = words[piece].class_word
+            plain += piece
+        padded = tokenizer(plain, padding="max_length", max_length=tokenizer.model_max_length)
+        self.ids = torch.tensor([padded.input_ids])
+
+    def slots(self, learnt: dict[str, Tensor], stages: dict[str, int]) -> list[Slots]:
+        return [[(position, learnt[name][stages[name]]) for name, position in self.places]]
+
+
+@torch.no_grad()
+def draw(case: Case, folder: Path) -> dict[str, Tensor]:
+    parts = load(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    context = split_cross_attention(parts.unet)
+    scheduler = make(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()), case.scheduler)
+    generator = torch.Generator().manual_seed(len(case.prompt))
+    learnt = {subject.name: vectors(subject, parts, tokenizer, generator) for subject in case.subjects}
+    kinds = [{name: pair[kind] for name, pair in learnt.items()} for kind in range(2)]
+    prompt, negative = (Prompt(text, case.subjects, tokenizer) for text in (case.prompt, case.negative))
+
+    factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
+    noise = [torch.Generator().manual_seed(seed) for seed in case.seeds]
+    shape = (1, parts.unet.config.in_channels, case.height // factor, case.width // factor)
+    latents = torch.cat([torch.randn(shape, generator=one) for one in noise])
+    more = {"generator": noise} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    scheduler.set_timesteps(case.steps)
+    latents = latents * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        # Euler's timesteps lie between the whole numbers.
+        train_timesteps = scheduler.config.num_train_timesteps
+        stages = {s.name: min(s.stages - 1, int(float(timestep) * s.stages / train_timesteps)) for s in case.subjects}
+        states = [
+            [text_states(parts.text_encoder, text.ids, text.slots(kind, stages)) for kind in kinds]
+            for text in (negative, prompt)
+        ]
+        given = scheduler.scale_model_input(latents, timestep)
+
+        def predict(keys: Tensor, values: Tensor) -> Tensor:
+            context.keys, context.values = (kind.expand(len(given), -1, -1) for kind in (keys, values))
+            return parts.unet(given, timestep, encoder_hidden_states=context.keys).sample
+
+        output = predict(*states[1])
+        if case.guidance > 1:
+            unwanted = predict(*states[0])
+            output = unwanted + case.guidance * (output - unwanted)
+        latents = scheduler.step(output, timestep, latents, **more).prev_sample
+    pictures = parts.vae.decode(latents / parts.vae.config.scaling_factor).sample
+    images = ((pictures / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
+    return {
+        "images": images,
+        **{f"k.{name}": pair[0] for name, pair in learnt.items()},
+        **{f"v.{name}": pair[1] for name, pair in learnt.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    folders = build_all(arguments.models)
+    for index, case in enumerate(CASES):
+        tensors = draw(case, folders[case.model])
+        path = arguments.out / f"{index:02}.safetensors"
+        separate = {key: tensor.contiguous().clone() for key, tensor in tensors.items()}
+        save_file(separate, path, {"case": json.dumps(asdict(case))})
+        Image.fromarray(tensors["images"][0].numpy().astype(numpy.uint8)).save(path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
