@@ -41,30 +41,30 @@ struct TextEncoderSpec {
   double norm_eps = 1e-5;
   // Index of the state that conditions the U-Net, counted from the end: 0 is the last layer's.
   int64_t skip_layers = 0;
-  bool final_norm = true;       // apply the final layer norm to that state
-  int64_t projection_dim = 0;   // width of the pooled projection; 0: none
-  int64_t eos = 0;              // where the pooled state is read
+  bool final_norm = true;      // apply the final layer norm to that state
+  int64_t projection_dim = 0;  // width of the pooled projection; 0: none
+  int64_t eos = 0;             // where the pooled state is read
 };
 
 // One resolution of the U-Net, listed from the finest (level 0) to the coarsest.
 struct UNetLevelSpec {
   int64_t channels = 0;
-  int64_t layers = 2;             // resnets on the way down; one more on the way up
-  int64_t heads = 8;              // attention heads
+  int64_t layers = 2;  // resnets on the way down; one more on the way up
+  int64_t heads = 8;   // attention heads
   int64_t transformer_layers = 1;
-  bool down_attention = false;    // cross-attention on the way down
-  bool up_attention = false;      // cross-attention on the way up
+  bool down_attention = false;  // cross-attention on the way down
+  bool up_attention = false;    // cross-attention on the way up
 };
 
 struct UNetSpec {
   int64_t in_channels = 4, out_channels = 4;
-  int64_t sample_size = 64;       // latent pixels a side that the model was trained at
+  int64_t sample_size = 64;  // latent pixels a side that the model was trained at
   std::vector<UNetLevelSpec> levels;
   bool mid_attention = true;
   int64_t mid_heads = 8, mid_transformer_layers = 1;
   int64_t cross_attention_dim = 768;
-  bool linear_projection = false;   // proj_in and proj_out are linear layers, else 1x1 convolutions
-  bool upcast_attention = false;    // attention's Q and K in fp32
+  bool linear_projection = false;  // proj_in and proj_out are linear layers, else 1x1 convolutions
+  bool upcast_attention = false;   // attention's Q and K in fp32
   int64_t norm_groups = 32;
   double norm_eps = 1e-5;
   bool flip_sin_to_cos = true;
@@ -143,39 +143,39 @@ struct SchedulerSpec {
   bool set_alpha_to_one = true;
   bool clip_sample = false;
   double clip_sample_range = 1.0;
-  bool thresholding = false;                 // dynamic thresholding
+  bool thresholding = false;  // dynamic thresholding
   double dynamic_thresholding_ratio = 0.995, sample_max_value = 1.0;
-  bool skip_prk_steps = false;               // PNDM
-  std::string sigmas = "default";            // "default" | "karras" | "exponential" | "beta"
-  std::string interpolation_type = "linear"; // Euler
-  std::string final_sigmas_type = "zero";    // "zero" | "sigma_min"
-  std::string timestep_type = "discrete";    // Euler
-  double sigma_min = -1, sigma_max = -1;     // Karras' range; negative: the schedule's own
-  int64_t solver_order = 2;                  // DPM-Solver++, UniPC
+  bool skip_prk_steps = false;                // PNDM
+  std::string sigmas = "default";             // "default" | "karras" | "exponential" | "beta"
+  std::string interpolation_type = "linear";  // Euler
+  std::string final_sigmas_type = "zero";     // "zero" | "sigma_min"
+  std::string timestep_type = "discrete";     // Euler
+  double sigma_min = -1, sigma_max = -1;      // Karras' range; negative: the schedule's own
+  int64_t solver_order = 2;                   // DPM-Solver++, UniPC
   std::string algorithm_type = "dpmsolver++";
-  std::string solver_type = "midpoint";      // "midpoint" | "heun"; UniPC: "bh1" | "bh2"
+  std::string solver_type = "midpoint";  // "midpoint" | "heun"; UniPC: "bh1" | "bh2"
   bool lower_order_final = true, euler_at_final = false;
   double lambda_min_clipped = -1e30;
-  bool predict_x0 = true;                    // UniPC
-  std::vector<int64_t> disable_corrector;    // UniPC
+  bool predict_x0 = true;                  // UniPC
+  std::vector<int64_t> disable_corrector;  // UniPC
 };
 
 struct LoadRequest {
   ModelSpec spec;
   std::vector<TensorEntry> tensors;
-  std::string device = "cpu";     // "cpu" | "cuda" | "cuda:N"
-  std::string dtype = "auto";     // "auto" | "float32" | "bfloat16" | "float16"
-  int64_t threads = 0;            // CPU threads of the process; 0: physical cores
+  std::string device = "cpu";  // "cpu" | "cuda" | "cuda:N"
+  std::string dtype = "auto";  // "auto" | "float32" | "bfloat16" | "float16"
+  int64_t threads = 0;         // CPU threads of the process; 0: physical cores
 };
 
 struct EngineInfo {
   std::string device, dtype;
   int64_t threads = 0;
-  int64_t parameters = 0;         // of the base model
-  int64_t weight_bytes = 0;       // that its weights take
-  std::string libtorch;           // version that is loaded
-  std::string attention;          // which make of the op: "eager" | ...
-  std::string cpu_features;       // for the doctor, e.g. "avx2 avx512f avx512_bf16 amx_bf16"
+  int64_t parameters = 0;    // of the base model
+  int64_t weight_bytes = 0;  // that its weights take
+  std::string libtorch;      // version that is loaded
+  std::string attention;     // which make of the op: "eager" | ...
+  std::string cpu_features;  // for the doctor, e.g. "avx2 avx512f avx512_bf16 amx_bf16"
 };
 
 // 8-bit RGB, row-major, [height, width, 3].
@@ -197,21 +197,22 @@ struct TrainerState {
 };
 
 struct LearnRequest {
-  Image image;                      // already square and at the size to learn at
-  std::vector<float> mask;          // [latent height, latent width] weights of L_rec; empty: 1 everywhere
+  Image image;              // already square and at the size to learn at
+  std::vector<float> mask;  // [latent height, latent width] weights of L_rec; empty: 1 everywhere
   std::vector<TemplateTokens> templates;
-  int64_t class_tokens = 1;         // n: how many tokens the class word has
+  int64_t class_tokens = 1;  // n: how many tokens the class word has
   int64_t steps = 600, batch = 1;
   double learning_rate = 1e-4;
   int64_t seed = 0;
   int64_t stages = 5;
-  bool split = true;                // K and V apart; false: one vector serves both
-  std::string parametrization = "attention";  // "attention": the self-attention module; "direct": the vectors themselves
-  double attention_weight = 0.003;  // lambda; 0 turns the loss off
-  std::vector<int64_t> attention_levels;      // downsampling levels, 0 the finest; empty: all
-  std::vector<float> token_weights; // [positions]; empty: 1 everywhere
+  bool split = true;  // K and V apart; false: one vector serves both
+  std::string parametrization =
+      "attention";                        // "attention": the self-attention module; "direct": the vectors themselves
+  double attention_weight = 0.003;        // lambda; 0 turns the loss off
+  std::vector<int64_t> attention_levels;  // downsampling levels, 0 the finest; empty: all
+  std::vector<float> token_weights;       // [positions]; empty: 1 everywhere
   std::optional<TrainerState> resume;
-  int64_t checkpoint_every = 0;     // steps between two calls of Hooks::checkpoint; 0: never
+  int64_t checkpoint_every = 0;  // steps between two calls of Hooks::checkpoint; 0: never
 };
 
 struct LearnResult {
@@ -225,10 +226,10 @@ struct GenerateRequest {
   std::vector<SubjectVectors> subjects;
   SchedulerSpec scheduler;
   int64_t steps = 30;
-  double guidance_scale = 7.5;      // at most 1: no guidance, the negative prompt is not used
-  std::vector<int64_t> seeds;       // one an image
+  double guidance_scale = 7.5;  // at most 1: no guidance, the negative prompt is not used
+  std::vector<int64_t> seeds;   // one an image
   int64_t width = 512, height = 512;
-  int64_t batch = 0;                // images at once; 0: as many as fit
+  int64_t batch = 0;  // images at once; 0: as many as fit
 };
 
 struct GenerateResult {
@@ -260,10 +261,10 @@ struct EvaluateResult {
 // ---------------------------------------------------------------------------------------------
 
 struct Progress {
-  std::string phase;       // "load" | "prepare" | "step" | "decode"
-  int64_t done = 0, total = 0;  // bytes while loading, steps or images otherwise
+  std::string phase;                                   // "load" | "prepare" | "step" | "decode"
+  int64_t done = 0, total = 0;                         // bytes while loading, steps or images otherwise
   double loss = 0, reconstruction = 0, attention = 0;  // learn: L, L_rec, L_att (not weighted) of this step
-  int64_t stage = -1;      // learn: of this step (of the first sample in a batch)
+  int64_t stage = -1;                                  // learn: of this step (of the first sample in a batch)
   double seconds_left = -1;
 };
 
@@ -294,9 +295,9 @@ class Engine {
 inline constexpr int kEngineAbi = 1;
 
 struct EngineFactory {
-  int abi;                    // kEngineAbi of the library
-  const char* flavour;        // "cpu" | "cuda" | "fake"
-  const char* libtorch;       // version it was built with; "" for the fake
+  int abi;                       // kEngineAbi of the library
+  const char* flavour;           // "cpu" | "cuda" | "fake"
+  const char* libtorch;          // version it was built with; "" for the fake
   Engine* (*create)() noexcept;  // null when out of memory
   void (*destroy)(Engine*) noexcept;
 };

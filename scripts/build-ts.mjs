@@ -47,7 +47,10 @@ async function build() {
   await bundle('demo.ts', 'demo.cjs')
   chmodSync(at('dist', 'cli.cjs'), 0o755)
   const names = await exportedNames(esbuild)
-  writeFileSync(at('dist', 'index.js'), `import native from './index.cjs'\nexport const { ${names.join(', ')} } = native\n`)
+  writeFileSync(
+    at('dist', 'index.js'),
+    `import native from './index.cjs'\nexport const { ${names.join(', ')} } = native\n`,
+  )
   run(process.execPath, [at('node_modules', 'typescript', 'bin', 'tsc'), '-p', at('tsconfig.build.json')])
 }
 

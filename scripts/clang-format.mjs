@@ -6,5 +6,9 @@ if (!has('clang-format')) {
   process.exit(process.env.CI ? 1 : 0)
 }
 const tracked = run('git', ['ls-files', '*.cpp', '*.h', '*.cu', '*.cuh'], { quiet: true })
-const sources = tracked.trim().split('\n').filter(Boolean).map((file) => at(file))
+const sources = tracked
+  .trim()
+  .split('\n')
+  .filter(Boolean)
+  .map((file) => at(file))
 run('clang-format', process.argv.includes('--write') ? ['-i', ...sources] : ['--dry-run', '--Werror', ...sources])

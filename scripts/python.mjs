@@ -11,6 +11,14 @@ export async function setUpReference() {
   await once('python', fingerprint(['tools/reference/requirements.txt']), () => {
     say('Python environment with the reference implementation')
     run('python3', ['-m', 'venv', '--clear', at('.cache', 'venv')])
-    run(python, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '-r', at('tools/reference/requirements.txt')])
+    run(python, [
+      '-m',
+      'pip',
+      'install',
+      '--quiet',
+      '--disable-pip-version-check',
+      '-r',
+      at('tools/reference/requirements.txt'),
+    ])
   })
 }

@@ -10,15 +10,16 @@
 
 namespace swap {
 
-// K_r of every cross-attention layer in the order of the forward pass, [1, H, L, d]; undefined where a layer has no loss.
+// K_r of every cross-attention layer in the order of the forward pass, [1, H, L, d]; undefined where a layer has no
+// loss.
 using ReferenceKeys = std::vector<at::Tensor>;
 
 struct AttentionContext {
   at::Tensor k_states, v_states;  // text states [B, L, C] that K and V are made from
   // Where the loss is wanted: one set of keys for each sample of the batch, else empty.
   std::vector<const ReferenceKeys*> reference;
-  at::Tensor token_weights;       // [L] fp32, or undefined
-  std::vector<at::Tensor> losses; // out: by layer, [B] fp32; undefined where there is none
+  at::Tensor token_weights;        // [L] fp32, or undefined
+  std::vector<at::Tensor> losses;  // out: by layer, [B] fp32; undefined where there is none
   Cancel cancel;
 };
 

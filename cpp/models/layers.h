@@ -54,9 +54,7 @@ struct LayerNorm {
   LayerNorm(const Scope& scope, int64_t width, double eps = 1e-5)
       : weight(scope.read("weight", {width})), bias(scope.read("bias", {width})), eps(eps) {}
 
-  at::Tensor operator()(const at::Tensor& x) const {
-    return at::layer_norm(x, {weight.size(0)}, weight, bias, eps);
-  }
+  at::Tensor operator()(const at::Tensor& x) const { return at::layer_norm(x, {weight.size(0)}, weight, bias, eps); }
 };
 
 // [B, N, heads * d] -> [B, heads, N, d]

@@ -8,8 +8,8 @@ namespace swap {
 struct ResnetBlock {
   GroupNorm norm1, norm2;
   Conv2d conv1, conv2;
-  Linear time;       // [B, time width] -> [B, out]; undefined in the VAE
-  Conv2d shortcut;   // 1x1, where in != out
+  Linear time;      // [B, time width] -> [B, out]; undefined in the VAE
+  Conv2d shortcut;  // 1x1, where in != out
 
   ResnetBlock(const Scope& scope, int64_t in, int64_t out, int64_t time_width, int64_t groups, double eps)
       : norm1(scope / "norm1", in, groups, eps),

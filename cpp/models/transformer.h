@@ -33,7 +33,8 @@ class SpatialTransformer {
   };
 
   at::Tensor self_attention(const Attention& layer, const at::Tensor& x) const;
-  at::Tensor cross_attention(const Attention& layer, const at::Tensor& x, AttentionContext& context, int64_t index) const;
+  at::Tensor cross_attention(const Attention& layer, const at::Tensor& x, AttentionContext& context,
+                             int64_t index) const;
 
   int64_t heads_, first_layer_;
   bool linear_, upcast_;

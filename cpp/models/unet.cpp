@@ -5,7 +5,8 @@
 
 namespace swap {
 
-SpatialTransformer UNet::transformer(const Scope& scope, int64_t channels, int64_t heads, int64_t depth, int64_t level) {
+SpatialTransformer UNet::transformer(const Scope& scope, int64_t channels, int64_t heads, int64_t depth,
+                                     int64_t level) {
   const auto first = static_cast<int64_t>(layer_levels_.size());
   layer_levels_.insert(layer_levels_.end(), depth, level);
   return SpatialTransformer(scope, spec_, channels, heads, depth, first);
@@ -59,7 +60,8 @@ UNet::UNet(const Scope& scope, const UNetSpec& spec) : spec_(spec) {
     for (int64_t j = 0; j <= level.layers; ++j) {
       const int64_t skip = skips.back();
       skips.pop_back();
-      block.resnets.emplace_back(at_level / "resnets" / j, in + skip, level.channels, time_width, groups, spec.norm_eps);
+      block.resnets.emplace_back(at_level / "resnets" / j, in + skip, level.channels, time_width, groups,
+                                 spec.norm_eps);
       in = level.channels;
       if (level.up_attention) {
         block.transformers.push_back(

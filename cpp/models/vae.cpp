@@ -14,7 +14,8 @@ Vae::Attention::Attention(const Scope& scope, int64_t c, int64_t groups)
 
 at::Tensor Vae::Attention::operator()(const at::Tensor& x) const {
   const auto pixels = norm(x).flatten(2).transpose(1, 2).contiguous();  // [B, N, C]
-  const auto attended = at::scaled_dot_product_attention(q(pixels).unsqueeze(1), k(pixels).unsqueeze(1), v(pixels).unsqueeze(1));
+  const auto attended =
+      at::scaled_dot_product_attention(q(pixels).unsqueeze(1), k(pixels).unsqueeze(1), v(pixels).unsqueeze(1));
   return x + out(attended.squeeze(1)).transpose(1, 2).reshape(x.sizes());
 }
 
@@ -72,7 +73,8 @@ Vae::Vae(const Scope& scope, const VaeSpec& spec) : spec_(spec) {
   decoder_.conv_out = Conv2d(dec / "conv_out", in, spec.out_channels, 3, 1, 1);
 
   if (spec.quant_conv) quant_ = Conv2d(scope / "quant_conv", 2 * spec.latent_channels, 2 * spec.latent_channels, 1);
-  if (spec.post_quant_conv) post_quant_ = Conv2d(scope / "post_quant_conv", spec.latent_channels, spec.latent_channels, 1);
+  if (spec.post_quant_conv)
+    post_quant_ = Conv2d(scope / "post_quant_conv", spec.latent_channels, spec.latent_channels, 1);
 }
 
 std::pair<at::Tensor, at::Tensor> Vae::encode(const at::Tensor& image, const Cancel& cancel) const {

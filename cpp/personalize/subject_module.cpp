@@ -50,7 +50,8 @@ void SubjectModule::norm(const std::string& name) {
 }
 
 at::Tensor SubjectModule::get(const std::string& name) const {
-  const auto found = std::find_if(parameters_.begin(), parameters_.end(), [&](const auto& p) { return p.first == name; });
+  const auto found =
+      std::find_if(parameters_.begin(), parameters_.end(), [&](const auto& p) { return p.first == name; });
   if (found == parameters_.end()) throw Error("SWAP_ENGINE_INTERNAL", "no parameter '" + name + "'");
   return found->second;
 }

@@ -13,9 +13,9 @@ namespace swap {
 
 struct SubjectShape {
   int64_t stages = 5;
-  int64_t tokens = 1;  // n, of the class word
-  bool split = true;   // K and V apart
-  bool direct = false; // the vectors themselves, else the self-attention module
+  int64_t tokens = 1;   // n, of the class word
+  bool split = true;    // K and V apart
+  bool direct = false;  // the vectors themselves, else the self-attention module
 };
 
 class SubjectModule {

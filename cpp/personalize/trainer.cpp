@@ -39,11 +39,7 @@ SubjectModule make_module(const DiffusionModel& model, const LearnRequest& reque
 }  // namespace
 
 Trainer::Trainer(const DiffusionModel& model, const LearnRequest& request, Cancel cancel)
-    : model_(model),
-      request_(request),
-      cancel_(cancel),
-      module_(make_module(model, request)),
-      adam_(leaves(module_)) {
+    : model_(model), request_(request), cancel_(cancel), module_(make_module(model, request)), adam_(leaves(module_)) {
   c10::NoGradGuard no_grad;
   const auto device = model.compute.device;
   const int64_t factor = model.vae.factor();
@@ -58,7 +54,8 @@ Trainer::Trainer(const DiffusionModel& model, const LearnRequest& request, Cance
   latent_std_ = deviation * model.spec.vae.scaling_factor;
   if (!request_.mask.empty()) {
     if (static_cast<int64_t>(request_.mask.size()) != mean.size(2) * mean.size(3)) {
-      throw Error("SWAP_ENGINE_ARGUMENT", "mask: " + std::to_string(request_.mask.size()) + " values, but the latents have " +
+      throw Error("SWAP_ENGINE_ARGUMENT", "mask: " + std::to_string(request_.mask.size()) +
+                                              " values, but the latents have " +
                                               std::to_string(mean.size(2) * mean.size(3)) + " pixels");
     }
     mask_ = at::tensor(request_.mask).view({mean.size(2), mean.size(3)}).to(device);
@@ -69,7 +66,8 @@ Trainer::Trainer(const DiffusionModel& model, const LearnRequest& request, Cance
   const auto counts = [&](int64_t level) { return std::count(levels.begin(), levels.end(), level); };
   for (const int64_t level : request_.attention_levels) {
     if (counts(level) == 0) {
-      throw Error("SWAP_OPTION_LEVELS", "attention.levels: the model has no cross-attention at level " + std::to_string(level),
+      throw Error("SWAP_OPTION_LEVELS",
+                  "attention.levels: the model has no cross-attention at level " + std::to_string(level),
                   "levels count from 0, the latents' own resolution; this model has cross-attention at " +
                       std::to_string(*std::min_element(levels.begin(), levels.end())) + " to " +
                       std::to_string(*std::max_element(levels.begin(), levels.end())));
@@ -202,7 +200,8 @@ void Trainer::restore(const TrainerState& state) {
   c10::NoGradGuard no_grad;
   const auto& parameters = module_.parameters();
   const auto copy = [&](const std::string& name, const at::Tensor& target) {
-    const auto found = std::find_if(state.tensors.begin(), state.tensors.end(), [&](const auto& t) { return t.name == name; });
+    const auto found =
+        std::find_if(state.tensors.begin(), state.tensors.end(), [&](const auto& t) { return t.name == name; });
     if (found == state.tensors.end() || at::IntArrayRef(found->shape) != target.sizes()) {
       throw Error("SWAP_RESUME_MISMATCH", "the resume file has no tensor '" + name + "' of this subject's shape",
                   "it was made with other stages, conditioning, class word or model");
@@ -249,8 +248,8 @@ void learn(const DiffusionModel& model, const LearnRequest& request, const Hooks
       const auto begin = Clock::now();
       auto progress = trainer.step();
       result.seconds += seconds(Clock::now() - begin);
-      progress.seconds_left =
-          result.seconds / static_cast<double>(trainer.done() - first) * static_cast<double>(request.steps - trainer.done());
+      progress.seconds_left = result.seconds / static_cast<double>(trainer.done() - first) *
+                              static_cast<double>(request.steps - trainer.done());
       report(progress);
       if (request.checkpoint_every > 0 && hooks.checkpoint && trainer.done() % request.checkpoint_every == 0 &&
           trainer.done() < request.steps) {

@@ -48,11 +48,11 @@ class Trainer {
   const DiffusionModel& model_;
   LearnRequest request_;
   Cancel cancel_;
-  at::Tensor latent_mean_, latent_std_;         // of the photo, [1, c, h, w], scaled
-  at::Tensor mask_;                             // [h, w] or undefined
-  at::Tensor token_weights_;                    // [L] or undefined
-  std::vector<at::Tensor> template_embeddings_; // [L, d] of each reference prompt
-  std::vector<ReferenceKeys> reference_keys_;   // by template; empty when the loss is off
+  at::Tensor latent_mean_, latent_std_;          // of the photo, [1, c, h, w], scaled
+  at::Tensor mask_;                              // [h, w] or undefined
+  at::Tensor token_weights_;                     // [L] or undefined
+  std::vector<at::Tensor> template_embeddings_;  // [L, d] of each reference prompt
+  std::vector<ReferenceKeys> reference_keys_;    // by template; empty when the loss is off
   SubjectModule module_;
   Adam adam_;
   int64_t done_ = 0;

@@ -102,8 +102,8 @@ int64_t ThreadLease::take(int64_t threads) {
   std::lock_guard lock(threads_mutex);
   if (threads_holders > 0 && threads > 0 && threads != threads_value) {
     throw Error("SWAP_DEVICE_THREADS",
-                "threads: " + std::to_string(threads) + " was asked for, but another engine of this process runs with " +
-                    std::to_string(threads_value),
+                "threads: " + std::to_string(threads) +
+                    " was asked for, but another engine of this process runs with " + std::to_string(threads_value),
                 "threads hold for the whole process: close the other engine or leave the option out");
   }
   if (threads_holders == 0) threads_value = threads > 0 ? threads : at::get_num_threads();

@@ -25,7 +25,8 @@ inline at::Tensor to_tensor(const NamedTensor& tensor) {
   auto result = at::empty(tensor.shape, at::TensorOptions().dtype(at::kFloat));
   TORCH_CHECK(result.numel() == static_cast<int64_t>(tensor.data.size()), "tensor '", tensor.name, "' has ",
               tensor.data.size(), " values for the shape ", tensor.shape);
-  if (!tensor.data.empty()) std::memcpy(result.data_ptr<float>(), tensor.data.data(), tensor.data.size() * sizeof(float));
+  if (!tensor.data.empty())
+    std::memcpy(result.data_ptr<float>(), tensor.data.data(), tensor.data.size() * sizeof(float));
   return result;
 }
 
@@ -38,7 +39,8 @@ inline at::Tensor to_tensor(const Image& image) {
 
 // [3, H, W] in -1..1 -> RGB bytes, rounded half to even as numpy does
 inline Image to_image(const at::Tensor& tensor) {
-  const auto bytes = ((tensor / 2 + 0.5).clamp(0, 1) * 255).round().to(at::kCPU, at::kByte).permute({1, 2, 0}).contiguous();
+  const auto bytes =
+      ((tensor / 2 + 0.5).clamp(0, 1) * 255).round().to(at::kCPU, at::kByte).permute({1, 2, 0}).contiguous();
   Image image;
   image.height = bytes.size(0);
   image.width = bytes.size(1);

@@ -41,7 +41,8 @@ std::ifstream& WeightStore::open(const std::string& file) {
   auto found = files_.find(file);
   if (found != files_.end()) return found->second;
   std::ifstream stream(std::filesystem::u8path(file), std::ios::binary);
-  if (!stream) throw Error("SWAP_MODEL_FILE", "cannot open '" + file + "'", "check that the file exists and is readable");
+  if (!stream)
+    throw Error("SWAP_MODEL_FILE", "cannot open '" + file + "'", "check that the file exists and is readable");
   return files_.emplace(file, std::move(stream)).first->second;
 }
 
