@@ -147,6 +147,19 @@ async function drawPicture(image: NativeImage, width: number, height: number): P
     .toBuffer()
 }
 
+let fonts: Promise<boolean> | undefined
+
+/** False on a machine without fonts, where every letter would be drawn as the same empty box. */
+async function hasFonts(): Promise<boolean> {
+  const { default: sharp } = await import('sharp')
+  const letter = (text: string): Promise<Buffer> => {
+    const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="40" height="40"><text x="4" y="30" font-size="28" font-family="${STYLE.font}">${text}</text></svg>`
+    return sharp(Buffer.from(svg)).raw().toBuffer()
+  }
+  const [narrow, wide] = await Promise.all([letter('i'), letter('W')])
+  return !narrow.equals(wide)
+}
+
 type Heading = { text: string; span: number }
 
 /** Collects what is drawn: words and lines in one SVG, pictures beside it. */
@@ -189,6 +202,16 @@ class Drawing {
  * Words are drawn with the fonts of the machine; where it has none, the pictures stand alone.
  */
 export async function contactSheet(cells: SheetCell[][], options: SheetOptions = {}): Promise<Buffer> {
+  fonts ??= hasFonts()
+  if (await fonts) return await drawSheet(cells, options)
+  const { photo, cell } = options
+  return await drawSheet(
+    cells.map((row) => row.map(({ image, highlight }) => ({ image, highlight }))),
+    { photo, cell },
+  )
+}
+
+async function drawSheet(cells: SheetCell[][], options: SheetOptions): Promise<Buffer> {
   const columns = (options.columns ?? []).map(
     (column): Heading => (typeof column === 'string' ? { text: column, span: 1 } : column),
   )

@@ -1,7 +1,13 @@
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { build } from 'esbuild'
 import sharp from 'sharp'
 import { describe, expect, it } from 'vitest'
 import { contactSheet } from '../../lib/image/index.ts'
 import { wrapText } from '../../lib/image/sheet.ts'
+import { packageRoot } from '../../lib/paths.ts'
 
 function flat(red: number, green: number, blue: number, width = 32, height = 32) {
   const data = new Uint8Array(width * height * 3)
@@ -108,4 +114,32 @@ describe('text', () => {
     expect(wrapText('one two three four five six', 60, style, 2)).toEqual(['one two', 'three fou…'])
     expect(wrapText('x'.repeat(50), 60, style, 2)).toEqual([`${'x'.repeat(9)}…`])
   })
+})
+
+// Fonts are read once a process: this needs one of its own.
+it('leaves the words out where the machine has no fonts', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'swap-fonts-'))
+  writeFileSync(join(folder, 'fonts.conf'), '<?xml version="1.0"?><fontconfig></fontconfig>')
+  const lib = join(packageRoot(), 'lib', 'image', 'sheet.ts')
+  const { outputFiles } = await build({
+    stdin: {
+      contents: `import { contactSheet } from ${JSON.stringify(lib)}
+        const image = { data: new Uint8Array(3 * 8 * 8), width: 8, height: 8 }
+        const bare = await contactSheet([[{ image }]])
+        const worded = await contactSheet([[{ image, label: 'label' }]], { title: 'title', rows: ['row'] })
+        console.log(bare.equals(worded))`,
+      resolveDir: packageRoot(),
+    },
+    bundle: true,
+    write: false,
+    format: 'esm',
+    platform: 'node',
+    packages: 'external',
+  })
+  const same = execFileSync(process.execPath, ['--input-type=module', '-e', outputFiles[0]!.text], {
+    cwd: packageRoot(),
+    env: { ...process.env, FONTCONFIG_FILE: join(folder, 'fonts.conf') },
+    encoding: 'utf8',
+  })
+  expect(same.trim()).toBe('true')
 })
