@@ -4,7 +4,8 @@ import { at, fingerprint, has, once, run, say } from './common.mjs'
 
 /** C++ tests want Debian's doctest-dev; it is installed where this process may, else they are left out, visibly. */
 function findDoctest() {
-  const there = () => has('sh', ['-c', 'echo "#include <doctest/doctest.h>" | ${CXX:-c++} -x c++ -fsyntax-only -'])
+  const there = () =>
+    has('sh', ['-c', 'echo "#include <doctest/doctest.h>" | "$0" -x c++ -fsyntax-only -', process.env.CXX ?? 'c++'])
   if (there()) return true
   if (process.getuid?.() === 0 && has('apt-get')) {
     say('doctest')
