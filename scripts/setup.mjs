@@ -15,11 +15,19 @@ await once('npm', fingerprint(['package-lock.json']), () => {
 const { buildTypeScript } = await import('./build-ts.mjs')
 await buildTypeScript()
 
-const libtorch = JSON.parse(
-  run(process.execPath, [at('dist', 'cli.cjs'), 'setup', '--if-missing', '--json'], { quiet: true })
-    .trim()
-    .split('\n')
-    .at(-1),
-)
+// Twice: once to be watched while it downloads, once for its answer.
+const setup = [at('dist', 'cli.cjs'), 'setup', '--if-missing']
+const answer = () =>
+  JSON.parse(
+    run(process.execPath, [...setup, '--json'], { quiet: true })
+      .trim()
+      .split('\n')
+      .at(-1),
+  )
+await once('libtorch', fingerprint(['lib/libtorch/version.ts'], process.env.SWAP_LIBTORCH ?? ''), () => {
+  say('LibTorch')
+  run(process.execPath, setup)
+})
+const libtorch = answer()
 await buildNative({ libtorch: libtorch.root, tests: forTests })
 if (forTests) await setUpReference()
