@@ -16,18 +16,18 @@ function findDoctest() {
   return false
 }
 
-export async function buildNative({ libtorch, tests = false, type = 'Release', out = 'build' }) {
+export async function buildNative({ libtorch, tests = false }) {
   const withTests = tests && findDoctest()
   const sources = ['CMakeLists.txt', 'binding', 'cpp', 'cuda', 'test/fake_engine', ...(withTests ? ['test/cpp'] : [])]
-  await once(`native-${out}`, fingerprint(sources, `${libtorch} ${type} ${withTests}`), () => {
+  // The tests' build holds the plain one: only the tests' stamp asks for more.
+  await once(withTests ? 'native-tests' : 'native', fingerprint(sources, libtorch), () => {
     say('native build')
     run(process.execPath, [
       at('node_modules', 'cmake-js', 'bin', 'cmake-js'),
       'build',
-      ...['--log-level', 'error', '--out', at(out), '--config', type],
-      ...['--parallel', String(availableParallelism())],
+      ...['--log-level', 'error', '--config', 'Release', '--parallel', String(availableParallelism())],
       `--CDSWAP_LIBTORCH=${libtorch}`,
-      `--CDSWAP_TESTS=${withTests ? 'ON' : 'OFF'}`,
+      ...(withTests ? ['--CDSWAP_TESTS=ON'] : []),
     ])
   })
 }
