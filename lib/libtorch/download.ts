@@ -78,6 +78,9 @@ function header(headers: Headers, name: string): string | undefined {
   return Array.isArray(value) ? value[0] : value
 }
 
+/** Codes of system errors that are the network's. */
+const NETWORK = /^(EAI_|ECONN|EHOST|ENET|ENOTFOUND|EPIPE|EPROTO|ETIMEDOUT|UND_)/
+
 /** A weak ETag does not promise the same bytes, so it cannot stand in If-Range. */
 function validatorOf(headers: Headers): string {
   const etag = header(headers, 'etag')
@@ -116,7 +119,8 @@ export async function download(options: DownloadOptions): Promise<void> {
       } catch (error) {
         signal?.throwIfAborted()
         if (error instanceof SwapError) throw error
-        const wrapped = fileError(error, part, 'write')
+        // Both the network's errors and the disk's are system errors; only the disk's end the download.
+        const wrapped = NETWORK.test(reason(error)) ? error : fileError(error, part, 'write')
         if (wrapped instanceof SwapError) throw wrapped
         fruitless = (await sizeOf(part)) > before ? 0 : fruitless + 1
         // A host that does not exist will not exist in a second either.

@@ -181,6 +181,15 @@ describe.runIf(process.platform === 'linux')('swap setup', () => {
     expect(existsSync(cachedLibtorch(cache))).toBe(true)
   })
 
+  // Both fail with a system error, as a full disk does; only the disk's is a file's error.
+  it.each([
+    ['a host that does not exist', 'http://no-such-host.invalid'],
+    ['a port that nobody listens at', 'http://127.0.0.1:9'],
+  ])('says that %s cannot be reached', async (_, baseUrl) => {
+    await expect(again({ baseUrl, from: 'archive' })).rejects.toMatchObject({ code: 'SWAP_LIBTORCH_DOWNLOAD' })
+    expectNothingInstalled()
+  })
+
   it('goes through the proxy of the environment', async () => {
     const origin = await serve(whole)
     const asked: string[] = []
