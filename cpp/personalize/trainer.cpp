@@ -178,9 +178,20 @@ Progress Trainer::step() {
   cancel_.check();  // the last look: from here on the step is done as a whole
   ++done_;
   adam_.update(leaves(module_), gradients, request_.learning_rate, done_);
+  if (!sound()) {
+    throw Error("SWAP_NUMERIC_NAN", "what is learnt is not made of numbers after step " + std::to_string(done_),
+                "lower learningRate, or use dtype 'float32'; a resume file that it went on from may be broken");
+  }
   progress.done = done_;
   progress.total = request_.steps;
   return progress;
+}
+
+bool Trainer::sound() const {
+  const auto finite = [](const at::Tensor& t) { return at::isfinite(t.detach()).all().item<bool>(); };
+  const auto parameters = leaves(module_);
+  return std::all_of(parameters.begin(), parameters.end(), finite) &&
+         std::all_of(adam_.second.begin(), adam_.second.end(), finite);
 }
 
 TrainerState Trainer::state() const {
@@ -257,8 +268,8 @@ void learn(const DiffusionModel& model, const LearnRequest& request, const Hooks
       }
     }
   } catch (...) {
-    // Whatever stopped it, nothing that was learnt is lost.
-    if (trainer.done() > 0) result.state = trainer.state();
+    // Whatever stopped it, nothing that was learnt is lost; what is no number is nothing to go on from.
+    if (trainer.done() > 0 && trainer.sound()) result.state = trainer.state();
     throw;
   }
   result.state = trainer.state();

@@ -39,6 +39,8 @@ class Trainer {
   Progress step();
 
   int64_t done() const { return done_; }
+  // True while what is learnt, and what the next step starts from, is made of numbers.
+  bool sound() const;
   TrainerState state() const;
   void restore(const TrainerState& state);
   SubjectVectors subject() const;

@@ -94,9 +94,9 @@ int64_t batch_size(const DiffusionModel& model, const GenerateRequest& request, 
   return std::clamp<int64_t>(available / 2 / std::max<int64_t>(one, 1), 1, std::min<int64_t>(count, 4));
 }
 
-void check_numbers(const at::Tensor& latents, int64_t step) {
-  if (at::isfinite(latents).all().item<bool>()) return;
-  throw Error("SWAP_NUMERIC_NAN", "the picture is not made of numbers after step " + std::to_string(step),
+void check_numbers(const at::Tensor& values, const std::string& after) {
+  if (at::isfinite(values).all().item<bool>()) return;
+  throw Error("SWAP_NUMERIC_NAN", "the picture is not made of numbers after " + after,
               "use dtype 'float32'; if that fails too, the model's weights or the subject's vectors are broken");
 }
 
@@ -167,13 +167,15 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
         output = halves[0] + request.guidance_scale * (halves[1] - halves[0]);
       }
       latents = scheduler->step(output, i, latents, noise);
-      check_numbers(latents, i + 1);
+      check_numbers(latents, "step " + std::to_string(i + 1));
       ++calls_done;
       report("step", calls_done, calls_total);
     }
     latents = latents / model.spec.vae.scaling_factor + model.spec.vae.shift_factor;
     for (int64_t k = 0; k < b; ++k) {
-      result.images.push_back(to_image(model.vae.decode(latents.narrow(0, k, 1), cancel)[0]));
+      const auto pixels = model.vae.decode(latents.narrow(0, k, 1), cancel)[0];
+      check_numbers(pixels, "decoding");
+      result.images.push_back(to_image(pixels));
       report("decode", first + k + 1, count);
     }
   }
