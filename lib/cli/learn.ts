@@ -5,6 +5,7 @@ import { dirname, resolve } from 'node:path'
 import { type Command, Option } from 'commander'
 import { SwapError } from '../errors.ts'
 import { fileError } from '../files.ts'
+import { readPhoto } from '../image/index.ts'
 import { type LearnEvent, type LearnOptions, Subject } from '../index.ts'
 import { learnSchema, parseOptions } from '../options.ts'
 import { collect, commandLine, crop, levels, number, readStdin, writeStdout } from './args.ts'
@@ -93,8 +94,9 @@ export function addLearn(program: Command): void {
           resume: flags.resume,
           checkpoint: resumeFile,
         }
-        // Before minutes go by: is all of it in range, and can the result be written?
-        parseOptions(learnSchema, options, 'learn')
+        // Before minutes go by: is all of it in range, is the photo one, and can the result be written?
+        const checked = parseOptions(learnSchema, options, 'learn')
+        await readPhoto(checked.image, { size: 64, crop: checked.crop ?? 'center' })
         if (out !== '-') await checkTarget(out, photo, flags.force ?? false)
 
         const started = Date.now()

@@ -78,7 +78,7 @@ function decodeError(error: unknown, name: string, bytes: Uint8Array | undefined
       hint: 'save it as JPEG first',
       cause: error,
     })
-  return new SwapError('SWAP_IMAGE_DECODE', `${name} is not a picture that can be read, or is damaged (${says})`, {
+  return new SwapError('SWAP_IMAGE_DECODE', `the picture ${name} cannot be read, or is damaged (${says})`, {
     hint: READ_HINT,
     cause: error,
   })
