@@ -22,12 +22,14 @@ export async function buildNative({ libtorch, tests = false }) {
   // The tests' build holds the plain one: only the tests' stamp asks for more.
   await once(withTests ? 'native-tests' : 'native', fingerprint(sources, libtorch), () => {
     say('native build')
-    run(process.execPath, [
-      at('node_modules', 'cmake-js', 'bin', 'cmake-js'),
-      'build',
-      ...['--log-level', 'error', '--config', 'Release', '--parallel', String(availableParallelism())],
-      `--CDSWAP_LIBTORCH=${libtorch}`,
-      ...(withTests ? ['--CDSWAP_TESTS=ON'] : []),
-    ])
+    const cmakeJs = (command, ...options) =>
+      run(process.execPath, [
+        at('node_modules', 'cmake-js', 'bin', 'cmake-js'),
+        ...[command, '--log-level', 'error', '--config', 'Release'],
+        ...options,
+      ])
+    // Its `build` alone keeps the options of the first time.
+    cmakeJs('configure', `--CDSWAP_LIBTORCH=${libtorch}`, ...(withTests ? ['--CDSWAP_TESTS=ON'] : []))
+    cmakeJs('build', '--parallel', String(availableParallelism()))
   })
 }
