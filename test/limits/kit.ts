@@ -14,6 +14,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { afterAll } from 'vitest'
 import { Personalizer, SwapError, type SwapErrorCode } from '../../lib/index.ts'
 import { packageRoot } from '../../lib/paths.ts'
 
@@ -28,11 +29,11 @@ export type Change = (before: Buffer) => Uint8Array | string | null
 type Json = Record<string, unknown>
 
 const made: string[] = []
-process.once('exit', () => {
-  for (const path of made) rmSync(path, { recursive: true, force: true })
+afterAll(() => {
+  for (const path of made.splice(0)) rmSync(path, { recursive: true, force: true })
 })
 
-/** A folder that is removed when the process ends; others may look into it. */
+/** A folder that is removed after the test file; others may look into it. */
 export function temporary(): string {
   const path = mkdtempSync(join(tmpdir(), 'swap-limits-'))
   chmodSync(path, 0o755)
