@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -29,6 +30,21 @@ def save_state(path: Path, **state) -> None:
 def load_state(path: Path):
     """The state saved by save_state, or None at the first start."""
     return torch.load(path, map_location='cpu', weights_only=False) if path.exists() else None
+
+
+class Stop:
+    """Turns true when the process is asked to end, so that a stage can save its state first."""
+
+    def __init__(self):
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, *_) -> None:
+        self.asked = True
+
+    def __bool__(self) -> bool:
+        return self.asked
 
 
 class Average:

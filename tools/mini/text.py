@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from labels import FIELDS, NAMES, PERSON, SIZES, UNKNOWN, load_labels, noun_places
-from runtime import Log, bf16, load_state, save_state
+from runtime import Log, Stop, bf16, load_state, save_state
 
 WIDTH, LENGTH = 192, 77
 
@@ -160,7 +160,8 @@ def main() -> None:
             states = encoder(ids[rows, :length])[0].float()
         return loss_of(readers, states, ends[rows], labels[rows], places[rows])
 
-    while step < a.steps:
+    stop = Stop()
+    while step < a.steps and not stop:
         rate = a.rate * min(1, (step + 1) / 200) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * step / a.steps)))
         for group in optimiser.param_groups:
             group['lr'] = rate
@@ -184,6 +185,7 @@ def main() -> None:
             right = np.nanmean([c[1] for c in checks], 0)
             log.write(step=step, check_loss=float(np.mean([c[0].item() for c in checks])), right={n: round(float(r), 3) for n, r in zip(NAMES, right)}, effects=word_effects(encoder, tokenizer))
             encoder.train()
+    save()
 
 
 if __name__ == '__main__':

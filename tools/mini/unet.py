@@ -21,7 +21,7 @@ from diffusion import generate, new_scheduler, new_unet, states_of
 from labels import noun_places
 from pictures import load_records, shard_paths
 from prompts import SHEET
-from runtime import CHANNELS_LAST, Average, Log, bf16, load_state, save_state
+from runtime import CHANNELS_LAST, Average, Log, Stop, bf16, load_state, save_state
 from sheet import contact_sheet
 
 CHECK = 256  # pictures never trained on, for the validation error
@@ -166,7 +166,8 @@ class Trainer:
         a = self.a
         self.log.write(pictures=self.data.count, seen=self.seen, parameters=sum(p.numel() for p in self.unet.parameters()))
         errors, looks, started = [], [], time.time()
-        while self.seen < a.until:
+        stop = Stop()
+        while self.seen < a.until and not stop:
             before = self.seen
             error, looked = self.train_step()
             errors.append(error)
@@ -187,7 +188,8 @@ class Trainer:
             if passed(a.sheet_every):
                 self.sheet()
         self.save()
-        self.sheet()
+        if not stop:
+            self.sheet()
 
 
 def main() -> None:

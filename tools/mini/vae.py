@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from pictures import load_pictures
-from runtime import CHANNELS_LAST, Average, Log, bf16, load_state, save_state
+from runtime import CHANNELS_LAST, Average, Log, Stop, bf16, load_state, save_state
 
 SCALE = 0.18215  # Stable Diffusion's factor: latents times this have unit variance
 NOISE = 0.05  # in units of the latents' spread
@@ -124,6 +124,7 @@ def main() -> None:
     log = Log(a.work / 'vae-log.jsonl')
     random = np.random.default_rng(step + 1)
     recent = []
+    stop = Stop()
 
     def save() -> None:
         average.copy_to(shadow)
@@ -133,7 +134,7 @@ def main() -> None:
     # The spread of the latents as they are now, so that noise and KL keep their meaning when going on from folded weights.
     with torch.no_grad(), bf16():
         spread = vae.encode(batch(pictures, 32, 128, random)).latent_dist.mean.float().std((0, 2, 3)).mean().clamp(min=0.2).item()
-    while step < a.steps:
+    while step < a.steps and not stop:
         done = step / a.steps
         side, size = (64, 12) if done < 1 - a.whole else (128, 3)
         for group in optimiser.param_groups:

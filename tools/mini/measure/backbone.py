@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pictures import load_pictures  # noqa: E402
-from runtime import CHANNELS_LAST, Log, bf16, load_state, save_state  # noqa: E402
+from runtime import CHANNELS_LAST, Log, Stop, bf16, load_state, save_state  # noqa: E402
 
 
 class Block(torch.nn.Module):
@@ -91,7 +91,15 @@ def train(name: str, a, net: torch.nn.Module, loss_of, check) -> None:
         optimiser.load_state_dict(state['optimiser'])
         step = state['step']
     recent = []
+    stop = Stop()
+
+    def save() -> None:
+        save_state(a.work / f'{name}-state.pt', net=net.state_dict(), optimiser=optimiser.state_dict(), step=step)
+
     while step < a.steps:
+        if stop:
+            save()
+            raise SystemExit('stopped; the same command goes on from here')
         net.train()
         for group in optimiser.param_groups:
             group['lr'] = a.rate * min(1, (step + 1) / 200) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * step / a.steps)))
@@ -111,7 +119,7 @@ def train(name: str, a, net: torch.nn.Module, loss_of, check) -> None:
             with torch.no_grad():
                 figures = check()
             log.write(step=step, **figures)
-            save_state(a.work / f'{name}-state.pt', net=net.state_dict(), optimiser=optimiser.state_dict(), step=step)
+            save()
             (a.work / f'{name}-figures.json').write_text(json.dumps(figures, indent=1))
 
 
