@@ -1,7 +1,5 @@
 #include "personalize/trainer.h"
 
-#include <torch/csrc/autograd/autograd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -157,8 +155,7 @@ TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
 }
 
 std::vector<at::Tensor> Trainer::gradients(const TrainingLoss& loss) const {
-  return torch::autograd::grad({loss.total}, leaves(module_), {}, /*retain_graph=*/false, /*create_graph=*/false,
-                               /*allow_unused=*/true);
+  return swap::gradients(loss.total, leaves(module_));
 }
 
 Progress Trainer::step() {

@@ -28,6 +28,7 @@ struct TrainingLoss {
 class Trainer {
  public:
   // Encodes the photo and the reference prompts, once. Throws coded errors for requests that cannot be met.
+  // `model` and `request` must outlive it.
   Trainer(const DiffusionModel& model, const LearnRequest& request, Cancel cancel);
 
   TrainingDraw draw(int64_t step) const;
@@ -48,7 +49,7 @@ class Trainer {
 
  private:
   const DiffusionModel& model_;
-  LearnRequest request_;
+  const LearnRequest& request_;
   Cancel cancel_;
   at::Tensor latent_mean_, latent_std_;          // of the photo, [1, c, h, w], scaled
   at::Tensor mask_;                              // [h, w] or undefined

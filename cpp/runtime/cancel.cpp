@@ -1,5 +1,6 @@
 #include "runtime/cancel.h"
 
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace swap {
@@ -25,6 +26,20 @@ at::Tensor Cancel::at(const at::Tensor& x) const {
   check();
   if (!flag_ || !c10::GradMode::is_enabled() || !x.requires_grad()) return x;
   return CancelPoint::apply(x, reinterpret_cast<int64_t>(flag_));
+}
+
+std::vector<at::Tensor> gradients(const at::Tensor& loss, const std::vector<at::Tensor>& leaves) {
+  using torch::autograd::grad;
+  try {
+    return grad({loss}, leaves, {}, /*retain_graph=*/false, /*create_graph=*/false, /*allow_unused=*/true);
+  } catch (...) {
+    // What an aborted pass had queued, and the activations that hang on it, LibTorch keeps until the thread's next
+    // pass.
+    auto x = at::zeros({});
+    x.set_requires_grad(true);
+    grad({x * 1}, {x});
+    throw;
+  }
 }
 
 }  // namespace swap

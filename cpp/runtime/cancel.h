@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 
 #include <atomic>
+#include <vector>
 
 #include "runtime/error.h"
 
@@ -24,5 +25,8 @@ class Cancel {
  private:
   const std::atomic<bool>* flag_;
 };
+
+// Gradients of `loss` for `leaves`; undefined where it does not depend on one. Frees the graph, however it ends.
+std::vector<at::Tensor> gradients(const at::Tensor& loss, const std::vector<at::Tensor>& leaves);
 
 }  // namespace swap

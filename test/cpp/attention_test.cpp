@@ -100,6 +100,24 @@ TEST_CASE("a cancel takes effect in the backward pass") {
   x.set_requires_grad(true);
   const auto y = cancel.at(x * 2).sum();
   flag = true;
-  CHECK_THROWS_AS(torch::autograd::grad({y}, {x}), Cancelled);
+  CHECK_THROWS_AS(gradients(y, {x}), Cancelled);
   CHECK_THROWS_AS(cancel.at(x), Cancelled);
+}
+
+TEST_CASE("a cancelled backward pass leaves none of its graph behind") {
+  std::atomic<bool> flag{false};
+  const Cancel cancel(&flag);
+  auto x = random({4}, 1);
+  x.set_requires_grad(true);
+  at::Tensor activation = x * 2;
+  at::Tensor waits =
+      activation.sin();  // saves `activation`; older than the branch that is cancelled, so it comes later
+  at::Tensor loss = waits.sum() + cancel.at(x * 3).sum();
+  const c10::weak_intrusive_ptr<c10::TensorImpl> saved(activation.getIntrusivePtr());
+  activation.reset();
+  waits.reset();
+  flag = true;
+  CHECK_THROWS_AS(gradients(loss, {x}), Cancelled);
+  loss.reset();
+  CHECK(saved.expired());
 }
