@@ -100,13 +100,15 @@ int64_t available_memory() {
 
 int64_t ThreadLease::take(int64_t threads) {
   std::lock_guard lock(threads_mutex);
+  // Asked once, before anyone has set it: afterwards LibTorch answers with what was set last.
+  static const int64_t cores = at::get_num_threads();
   if (threads_holders > 0 && threads > 0 && threads != threads_value) {
     throw Error("SWAP_DEVICE_THREADS",
                 "threads: " + std::to_string(threads) +
                     " was asked for, but another engine of this process runs with " + std::to_string(threads_value),
                 "threads hold for the whole process: close the other engine or leave the option out");
   }
-  if (threads_holders == 0) threads_value = threads > 0 ? threads : at::get_num_threads();
+  if (threads_holders == 0) threads_value = threads > 0 ? threads : cores;
   // OpenMP keeps the count by thread, so every engine's worker sets it.
   at::set_num_threads(static_cast<int>(threads_value));
   if (!held_) ++threads_holders;

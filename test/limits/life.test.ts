@@ -214,6 +214,12 @@ describe('in a process of its own', () => {
     expect(await live('terminate', kind)).toEqual({ code: 1, images: 1 })
   })
 
+  test('an engine that asked for other threads leaves the default as it was', async () => {
+    const { before, other, after } = await live('threads')
+    expect(other).toBe(before! + 1)
+    expect(after).toBe(before)
+  })
+
   test.each(['engines', 'cancelled'])('20 times: %s: memory comes back', async (what) => {
     const megabytes = await live(what)
     // A model takes 64 MB and a learning step about as much: one lost at each round would be over 900 MB.

@@ -73,9 +73,20 @@ async function cancelled() {
   return after
 }
 
+/** The threads that an engine gets by default, before and after one that asked for another number. */
+async function threads() {
+  const of = async (options) => {
+    const personalizer = await open(options)
+    await personalizer.close()
+    return personalizer.info.threads
+  }
+  const before = await of()
+  return { before, other: await of({ threads: before + 1 }), after: await of() }
+}
+
 if (isMainThread) {
   const [task, ...words] = process.argv.slice(2)
-  console.log(JSON.stringify(await { terminate, engines, cancelled }[task](...words)))
+  console.log(JSON.stringify(await { terminate, engines, cancelled, threads }[task](...words)))
 } else {
   await ENDLESS[workerData](() => parentPort.postMessage('busy'))
 }
