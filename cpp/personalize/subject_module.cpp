@@ -65,7 +65,8 @@ at::Tensor SubjectModule::apply_norm(const std::string& name, const at::Tensor& 
 }
 
 at::Tensor SubjectModule::self_attention(const std::string& name, const at::Tensor& x) const {
-  const int64_t heads = std::max<int64_t>(1, width_ / 64);
+  int64_t heads = std::max<int64_t>(1, width_ / 64);
+  while (width_ % heads != 0) --heads;
   const auto part = [&](const char* which) { return split_heads(apply_linear(name + which, x), heads); };
   return apply_linear(name + ".out", join_heads(at::scaled_dot_product_attention(part(".q"), part(".k"), part(".v"))));
 }

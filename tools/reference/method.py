@@ -110,7 +110,7 @@ class StageTokens(nn.Module):
     def __init__(self, embedding: Tensor, gain: float, stages: int, split: bool):
         super().__init__()
         tokens, width = embedding.shape
-        heads = max(1, width // 64)
+        heads = max(heads for heads in range(1, max(1, width // 64) + 1) if width % heads == 0)
         self.shape = (2 if split else 1, stages, tokens, width)
         self.embedding, self.gain = embedding, gain
         self.position = nn.Parameter(torch.randn(self.shape[0] * stages * tokens, width) * 0.02)
