@@ -132,6 +132,11 @@ SigmaSchedule solver_schedule(const SchedulerSpec& spec, int64_t steps, int64_t 
     for (double& timestep : timesteps) timestep = round ? std::nearbyint(timestep) : std::trunc(timestep);
     if (unipc) sigma_min = sigmas.back();
   }
+  // A multistep solver divides by the distance between two of them.
+  if (std::adjacent_find(sigmas.begin(), sigmas.end()) != sigmas.end()) {
+    throw Error("SWAP_SCHEDULER_STEPS", std::to_string(steps) + " steps would visit a level of noise twice",
+                "choose fewer steps");
+  }
   sigmas.push_back(final_sigma(spec, sigma_min));
   return {timesteps, as_floats(sigmas)};
 }

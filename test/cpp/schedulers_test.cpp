@@ -307,6 +307,8 @@ TEST_CASE("what cannot be scheduled is an error with a code") {
       {"SWAP_SCHEDULER_STEPS", "pndm", 3, [](auto& s) { s.skip_prk_steps = false; }},
       {"SWAP_SCHEDULER_STEPS", "dpm++2m", 1000, as_is},
       {"SWAP_SCHEDULER_STEPS", "unipc", 1000, as_is},
+      {"SWAP_SCHEDULER_STEPS", "dpm++2m", 1000, [](auto& s) { s.timestep_spacing = "linspace"; }},
+      {"SWAP_SCHEDULER_STEPS", "unipc", 999, [](auto& s) { s.steps_offset = 1; }},
       {"SWAP_SCHEDULER_STEPS", "ddim", 1000, [](auto& s) { s.steps_offset = 1; }},
       {"SWAP_SCHEDULER_STEPS", "pndm", 10, [](auto& s) { s.steps_offset = -1; }},
       {"SWAP_SCHEDULER_STEPS", "dpm++2m", 10, [](auto& s) { s.lambda_min_clipped = 1e30; }},
