@@ -68,11 +68,10 @@ class PromptStates {
   std::map<std::vector<int64_t>, TextStates> cache_;
 };
 
-// Bytes that one sample's activations take at their peak: an estimate that errs upwards (measured:
-// docs/performance.md).
-int64_t activation_bytes(const DiffusionModel& model, int64_t height, int64_t width) {
+// Bytes that one picture's activations take at their peak: an estimate that errs upwards.
+int64_t activation_bytes(const DiffusionModel& model, int64_t height, int64_t width, bool guided) {
   const int64_t item = static_cast<int64_t>(c10::elementSize(model.compute.dtype));
-  const int64_t unet = height * width * model.spec.unet.levels[0].channels * 48;
+  const int64_t unet = height * width * model.spec.unet.levels[0].channels * 48 * (guided ? 2 : 1);
   const int64_t factor = model.vae.factor();
   const int64_t vae = height * width * factor * factor * model.spec.vae.channels[0] * 12;
   return std::max(unet, vae) * item;
@@ -81,7 +80,7 @@ int64_t activation_bytes(const DiffusionModel& model, int64_t height, int64_t wi
 int64_t batch_size(const DiffusionModel& model, const GenerateRequest& request, int64_t height, int64_t width,
                    bool guided) {
   const auto count = static_cast<int64_t>(request.seeds.size());
-  const int64_t one = activation_bytes(model, height, width) * (guided ? 2 : 1), available = available_memory();
+  const int64_t one = activation_bytes(model, height, width, guided), available = available_memory();
   if (model.compute.device.is_cpu() && one > available) {
     throw Error("SWAP_MEMORY_EXHAUSTED",
                 "a picture of " + std::to_string(request.width) + " x " + std::to_string(request.height) +
