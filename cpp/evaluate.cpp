@@ -78,6 +78,12 @@ class Evaluation {
     TrainingDraw draw;
     for (const double t : values("timesteps")) draw.timesteps.push_back(static_cast<int64_t>(t));
     for (const double j : values("templates")) draw.templates.push_back(static_cast<int64_t>(j));
+    const auto count = static_cast<int64_t>(request_.learn->templates.size());
+    const bool known =
+        std::all_of(draw.templates.begin(), draw.templates.end(), [&](int64_t j) { return j >= 0 && j < count; });
+    if (!known || draw.templates.size() != draw.timesteps.size()) {
+      throw Error("SWAP_ENGINE_ARGUMENT", "gradient: timesteps and templates must be one for each sample");
+    }
     draw.latents = input("latents");
     draw.noise = input("noise");
     const auto loss = trainer.loss(draw);
