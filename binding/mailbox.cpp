@@ -8,6 +8,7 @@ namespace swap::binding {
 namespace {
 
 bool is_progress(const Message& message) { return std::holds_alternative<Progress>(message.body); }
+bool is_checkpoint(const Message& message) { return std::holds_alternative<TrainerState>(message.body); }
 
 }  // namespace
 
@@ -22,6 +23,11 @@ void Mailbox::post(Message message) noexcept {
     --progress_;
   }
   const bool sleeping = messages_.empty();
+  if (is_checkpoint(message)) {
+    const auto older = std::find_if(messages_.begin(), messages_.end(),
+                                    [&](const Message& m) { return m.id == message.id && is_checkpoint(m); });
+    if (older != messages_.end()) messages_.erase(older);
+  }
   messages_.push_back(std::move(message));
   if (sleeping) wake_();
 }

@@ -1,7 +1,8 @@
 // What the workers have to tell one JS environment, in order. Any thread posts, the JS thread takes.
 //
 // A slow reader never stalls a worker and never makes the box grow without end: beyond the limit the oldest
-// progress gives way to the newest. Checkpoints and results are never dropped.
+// progress gives way to the newest, and a checkpoint to the same job's next one (150 MB each at width 768). Results are
+// never dropped.
 #pragma once
 
 #include <cstdint>

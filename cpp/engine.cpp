@@ -61,6 +61,9 @@ class TorchEngine final : public Engine {
       check(!request.spec.text_encoders.empty(), "no text encoder");
       check(!request.spec.unet.levels.empty(), "the U-Net has no level");
       check(!request.spec.vae.channels.empty(), "the VAE has no level");
+      for (const auto& encoder : request.spec.text_encoders) check(encoder.heads > 0, "a text encoder has no heads");
+      for (const auto& level : request.spec.unet.levels) check(level.heads > 0, "a level of the U-Net has no heads");
+      check(request.spec.unet.mid_heads > 0, "the U-Net's middle has no heads");
       Compute compute = resolve_compute(request);
       compute.threads = threads_.take(request.threads);
       // Denormals make some layers ten times slower and change nothing that can be seen.

@@ -5,7 +5,6 @@
 // the class word) has it. See docs/method.md.
 #pragma once
 
-#include <functional>
 #include <vector>
 
 #include "engine.h"

@@ -3,8 +3,11 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <mutex>
+#include <optional>
 
 #include "runtime/error.h"
 
@@ -88,14 +91,29 @@ Compute resolve_compute(const LoadRequest& request) {
   return compute;
 }
 
-int64_t available_memory() {
-  std::ifstream info("/proc/meminfo");
-  std::string key, unit;
-  int64_t kib = 0;
-  while (info >> key >> kib >> unit) {
-    if (key == "MemAvailable:") return kib * 1024;
+namespace {
+
+// The number behind `key` in a file of lines "key number …", or the first number when there is no key.
+std::optional<int64_t> number_in(const char* file, const std::string& key = {}) {
+  std::ifstream stream(file);
+  int64_t value = 0;
+  if (key.empty()) return stream >> value ? std::optional(value) : std::nullopt;  // "max" is no number
+  for (std::string line; std::getline(stream, line);) {
+    if (line.compare(0, key.size(), key) == 0) return std::strtoll(line.c_str() + key.size(), nullptr, 10);
   }
-  return int64_t(4) << 30;
+  return {};
+}
+
+}  // namespace
+
+int64_t available_memory() {
+  const auto host = number_in("/proc/meminfo", "MemAvailable:");
+  const int64_t available = host ? *host * 1024 : int64_t(4) << 30;
+  // A container sees the host's memory, but may not take it all. What caches files can be given back.
+  const auto limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");
+  if (!limit || !used) return available;
+  const int64_t cache = number_in("/sys/fs/cgroup/memory.stat", "file ").value_or(0);
+  return std::clamp<int64_t>(*limit - *used + cache, 0, available);
 }
 
 int64_t ThreadLease::take(int64_t threads) {

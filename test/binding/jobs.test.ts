@@ -53,10 +53,10 @@ describe('results', () => {
   it('a learning resumed from a checkpoint gives the same bits', async () => {
     const whole = await engine.learn(kit.learn(), kit.ignore).promise
     const checkpoints: TrainerState[] = []
-    await engine.learn(kit.learn({ steps: 14, checkpointEvery: 7 }), (event) => {
+    await engine.learn(kit.learn({ steps: 13, checkpointEvery: 7 }), (event) => {
       if (event.type === 'checkpoint') checkpoints.push(event.state)
     }).promise
-    expect(checkpoints.map((state) => state.step)).toEqual([7, 14])
+    expect(checkpoints.map((state) => state.step)).toEqual([7])
     const resumed = await engine.learn(kit.learn({ resume: checkpoints[0] }), kit.ignore).promise
     expect(resumed.subject).toEqual(whole.subject)
     const otherSeed = await engine.learn(kit.learn({ seed: 2 }), kit.ignore).promise
