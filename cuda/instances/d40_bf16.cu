@@ -1,0 +1,4 @@
+// Written by scripts/cuda-gates.mjs --instances.
+#include "instance.cuh"
+
+template struct swap::cuda::Instance<40, swap::cuda::Bf16>;
