@@ -52,6 +52,10 @@ async function build() {
     `import native from './index.cjs'\nexport const { ${names.join(', ')} } = native\n`,
   )
   run(process.execPath, [at('node_modules', 'typescript', 'bin', 'tsc'), '-p', at('tsconfig.build.json')])
+  // The types are laid out as the code is: those of CommonJS, and an ES module that passes them on. TypeScript would
+  // not let a CommonJS file `require` what it takes for an ES module, and two copies would be two sets of classes.
+  writeFileSync(at('dist', 'types', 'package.json'), '{ "type": "commonjs" }\n')
+  writeFileSync(at('dist', 'index.d.ts'), "export * from './types/index.js'\n")
 }
 
 if (import.meta.filename === process.argv[1]) await buildTypeScript()

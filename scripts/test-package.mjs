@@ -49,6 +49,47 @@ for (const example of ['quick-start.mjs', 'quick-start.cjs']) {
   copyFileSync(at('examples', example), join(project, example))
   process.stdout.write(inProject('node', [example]).replace(/^/gm, '  ').trimEnd().concat('\n'))
 }
+say('types')
+// What a strict TypeScript project writes: as an ES module, and as CommonJS with the same classes.
+writeFileSync(
+  join(project, 'module.mts'),
+  `import { type GeneratedImage, type GenerateOptions, Personalizer, type Subject, SwapError } from '@swap/native'
+import { old } from './common.cjs'
+export async function draw(): Promise<GeneratedImage[]> {
+  const personalizer: Personalizer = (await old()) ?? (await Personalizer.open({ dtype: 'float32' }))
+  const job = personalizer.learn({ image: 'me.png', class: 'person', crop: { left: 0, top: 0, size: 64 } })
+  for await (const { step, loss } of job) console.log(step.toFixed(), loss.toFixed())
+  const subject: Subject = await job
+  // @ts-expect-error a misspelt option
+  const wrong: GenerateOptions = { prompt: 'x', stesp: 3 }
+  return await personalizer.generate({ ...wrong, subjects: [subject] }).catch((error: unknown) => {
+    throw error instanceof SwapError ? error.code : error
+  })
+}
+`,
+)
+writeFileSync(
+  join(project, 'common.cts'),
+  `import swap = require('@swap/native')
+export async function old(): Promise<swap.Personalizer | undefined> {
+  return await swap.Personalizer.open().catch((error: unknown) => {
+    if (error instanceof swap.SwapError) return undefined
+    throw error
+  })
+}
+`,
+)
+for (const [module, resolution] of [
+  ['node16', 'node16'],
+  ['nodenext', 'nodenext'],
+  ['preserve', 'bundler'],
+]) {
+  const settings = ['--strict', '--noEmit', '--target', 'es2022', '--exactOptionalPropertyTypes']
+  const ambient = ['--types', 'node', '--typeRoots', at('node_modules', '@types')]
+  const tsc = [at('node_modules', 'typescript', 'bin', 'tsc'), ...settings, ...ambient]
+  inProject('node', [...tsc, '--module', module, '--moduleResolution', resolution, 'module.mts', 'common.cts'])
+  console.log(`  moduleResolution ${resolution}: ok`)
+}
 say('the command line')
 const cli = join('node_modules', '@swap', 'native', 'dist', 'cli.cjs')
 inProject('node', [cli, 'generate', 'a photo of a person at the beach', '--steps', '3', '--out', 'pictures'])
