@@ -1,5 +1,6 @@
 /** Files: written whole or not at all; what the system says about them becomes a coded error. */
 import { randomBytes } from 'node:crypto'
+import { rmSync } from 'node:fs'
 import { type FileHandle, mkdir, open, rename, rm, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { isSystemError, SwapError, type SwapErrorCode } from './errors.ts'
@@ -29,6 +30,13 @@ export function fileError(error: unknown, path: string, doing: 'read' | 'write')
   return new SwapError(code, `cannot ${doing} "${path}": ${what}`, { hint: known?.hint, cause: error })
 }
 
+/** Temporary files that are being written; those of a process that is told to exit in the middle go with it. */
+const unfinished = new Set<string>()
+
+function removeUnfinished(): void {
+  for (const path of unfinished) rmSync(path, { force: true })
+}
+
 /**
  * Writes a file whole or not at all: to a temporary name in the same folder, flushed to the disk, then renamed.
  * A failure leaves neither a temporary file nor a changed target.
@@ -45,6 +53,8 @@ export async function writeFileAtomic(path: string, data: Uint8Array | string): 
         hint: 'give the name of a file',
       })
     }
+    if (!process.listeners('exit').includes(removeUnfinished)) process.on('exit', removeUnfinished)
+    unfinished.add(temporary)
     handle = await open(temporary, 'wx')
     await handle.writeFile(data)
     await handle.sync()
@@ -55,6 +65,8 @@ export async function writeFileAtomic(path: string, data: Uint8Array | string): 
     await handle?.close().catch(() => {})
     await rm(temporary, { force: true }).catch(() => {})
     throw fileError(error, path, 'write')
+  } finally {
+    unfinished.delete(temporary)
   }
 }
 

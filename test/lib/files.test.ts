@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { SwapError } from '../../lib/errors.ts'
 import { fileError, makeDirectory, readFileLimited, writeFileAtomic } from '../../lib/files.ts'
@@ -46,6 +47,18 @@ describe('writeFileAtomic', () => {
     await expect(writeFileAtomic(path, 5 as unknown as string)).rejects.toThrow()
     expect(await readFile(path, 'utf8')).toBe('old')
     expect(await readdir(folder)).toEqual(['a.bin'])
+  })
+
+  test('a process that exits in the middle leaves the old file and no temporary one', async () => {
+    const path = join(folder, 'a.bin')
+    await writeFile(path, 'old')
+    const writing = writeFileAtomic(path, new Uint8Array(64 << 20))
+    while ((await readdir(folder)).length === 1) await setImmediate()
+    // What process.exit() calls.
+    process.listeners('exit').find(({ name }) => name === 'removeUnfinished')!(0)
+    expect(await readdir(folder)).toEqual(['a.bin'])
+    expect(await readFile(path, 'utf8')).toBe('old')
+    await expect(writing).rejects.toMatchObject({ code: 'SWAP_FILE_NOT_FOUND' })
   })
 
   test.skipIf(process.platform !== 'linux')('a full device', async () => {
