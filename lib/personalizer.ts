@@ -242,12 +242,14 @@ function chooseEngine(
 ): { engine: string; libraries: string[]; device: string } {
   const cuda = libtorch?.flavour === 'cuda' && hasEngine(folder, 'cuda')
   if (libtorch && device.startsWith('cuda') && !cuda) {
-    const lacking =
-      libtorch.flavour === 'cuda'
-        ? 'this build of the package has no engine for it'
-        : `the LibTorch in "${libtorch.root}" computes on CPUs only`
+    const [lacking, hint] = hasEngine(folder, 'cuda')
+      ? [
+          `the LibTorch in "${libtorch.root}" computes on CPUs only`,
+          '; for a GPU, name a LibTorch with CUDA: SWAP_LIBTORCH',
+        ]
+      : ['this build of the package has no engine for it', '']
     throw new SwapError('SWAP_DEVICE_UNAVAILABLE', `the device '${device}' was asked for, but ${lacking}`, {
-      hint: "use device: 'auto'; for a GPU, a LibTorch with CUDA is needed (SWAP_LIBTORCH)",
+      hint: `use device: 'auto'${hint}`,
     })
   }
   if (cuda && device !== 'cpu') {

@@ -64,7 +64,12 @@ describe('open', () => {
       const cpu = { libraries: ['/torch/cpu.so'], engine: ENGINE_CPU, device: 'cpu' }
       expect(await opened('auto')).toEqual(cpu)
       expect(await opened('cpu')).toEqual(cpu)
-      await expect(open({ device: 'cuda' })).rejects.toMatchObject({ code: 'SWAP_DEVICE_UNAVAILABLE' })
+      // No LibTorch would help where the package has no engine for GPUs.
+      const refused = { code: 'SWAP_DEVICE_UNAVAILABLE', hint: "use device: 'auto'" }
+      await expect(open({ device: 'cuda' })).rejects.toMatchObject(refused)
+      await writeFile(join(folder, ENGINE_CPU.replace('cpu', 'cuda')), '')
+      const named = { code: 'SWAP_DEVICE_UNAVAILABLE', hint: expect.stringContaining('SWAP_LIBTORCH') }
+      await expect(open({ device: 'cuda' })).rejects.toMatchObject(named)
     })
 
     test('for GPUs, with and without an engine for them', async () => {
