@@ -56,5 +56,7 @@ export function commandLine(argv: readonly string[], changes: Record<string, str
     else if (!argv[index]!.includes('=')) index += 1
   }
   for (const [name, value] of Object.entries(changes)) kept.push(name, value)
-  return ['swap', ...kept].map(quote).join(' ')
+  // npm says so of what it runs as `npx swap`, where there may be no `swap` on the PATH.
+  const program = process.env.npm_command === 'exec' ? ['npx', 'swap'] : ['swap']
+  return [...program, ...kept].map(quote).join(' ')
 }

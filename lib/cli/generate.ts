@@ -122,7 +122,12 @@ async function prepareTarget(flags: GenerateFlags): Promise<Target> {
   }
   if (out === '-') {
     one('standard output')
-    return { write: async ([image]) => writeStdout(await image!.toBuffer(flags.format ?? 'png')) }
+    return {
+      write: async ([image], output) => {
+        await writeStdout(await image!.toBuffer(flags.format ?? 'png'))
+        say(output, image!, out, 'standard output holds the picture')
+      },
+    }
   }
   const present = await stat(out).catch(() => undefined)
   if (extname(out) !== '' && !present?.isDirectory()) {
@@ -141,9 +146,9 @@ async function prepareTarget(flags: GenerateFlags): Promise<Target> {
   return { write: (images, output) => writeFolder(images, flags, output) }
 }
 
-function say(output: Output, image: GeneratedImage, path: string): void {
+function say(output: Output, image: GeneratedImage, path: string, text = path): void {
   const { seed, width, height } = image
-  output.result({ path, seed, width, height }, path)
+  output.result({ path, seed, width, height }, text)
 }
 
 async function writeFolder(images: GeneratedImage[], flags: GenerateFlags, output: Output): Promise<void> {

@@ -1,6 +1,8 @@
 /** The `swap` command. */
 
 import { CommanderError } from 'commander'
+import { fileError } from '../files.ts'
+import { Output } from './output.ts'
 import { buildProgram } from './program.ts'
 import { EXIT } from './run.ts'
 
@@ -10,7 +12,8 @@ export async function main(argv: string[] = process.argv): Promise<void> {
   for (const stream of [process.stdout, process.stderr])
     stream.on('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'EPIPE') process.exit(EXIT.ok)
-      throw error
+      if (stream === process.stdout) new Output().error(fileError(error, 'standard output', 'write'))
+      process.exit(EXIT.failed)
     })
   try {
     await buildProgram(argv.includes('--json')).parseAsync(argv)

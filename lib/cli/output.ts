@@ -125,7 +125,7 @@ export class Output {
         format: `${label} {bar} {percentage} %  {detail}`,
         barCompleteChar: '█',
         barIncompleteChar: '░',
-        barsize: Math.max(10, Math.min(30, (this.#notes.columns ?? 80) - 60)),
+        barsize: Math.max(10, Math.min(30, (this.#notes.columns ?? 80) - 68)),
         hideCursor: true,
         linewrap: false,
         gracefulExit: false,

@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path'
 import sharp from 'sharp'
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { photo, swap, temporary } from './kit.ts'
+import { cli, execute, photo, swap, temporary } from './kit.ts'
 
 let subjects: string
 let cwd: string
@@ -79,6 +79,8 @@ describe('swap generate', () => {
     expect(comments!.find(({ keyword }) => keyword === 'parameters')!.text).toMatch(/^a person\n/)
     await generate('a person', '--out', 'file.png', '--seed', '4')
     expect(readFileSync(join(cwd, 'file.png')).equals(bytes)).toBe(true)
+    const json = await generate('a person', '--out', '-', '--json')
+    expect(json.stderr).toContain('{"type":"result","path":"-","seed":0,')
   })
 
   it('hands its options on', async () => {
@@ -132,16 +134,27 @@ describe('swap generate', () => {
 
   it('ends with 130 on Ctrl-C and leaves no picture', async () => {
     mkdirSync(join(cwd, 'out'))
+    let sent = false
     const { code, events } = await swap(['generate', 'x', '--out', 'out', '--json'], {
       cwd,
       env: { SWAP_FAKE_STEP_MS: '50' },
       onStdout: (stdout, child) => {
-        if (stdout.includes('drawing')) child.kill('SIGINT')
+        if (sent || !stdout.includes('drawing')) return
+        sent = true
+        child.kill('SIGINT')
       },
     })
     expect(code).toBe(130)
     expect(events.at(-1)).toMatchObject({ type: 'error', code: 'SWAP_CANCELLED' })
     expect(readdirSync(join(cwd, 'out'))).toEqual([])
+  })
+
+  it.skipIf(process.platform !== 'linux')('says in a sentence that its output cannot be written', async () => {
+    const command = `"${process.execPath}" "${cli}" generate x --out full.png > /dev/full`
+    const { code, stderr } = await execute('/bin/sh', ['-c', command], { cwd })
+    expect(code).toBe(1)
+    expect(stderr).toContain('error: cannot write "standard output": the disk is full [SWAP_FILE_DISK_FULL]')
+    expect(stderr).not.toContain('    at ')
   })
 
   it('ends quietly when the reader of its output goes away', async () => {

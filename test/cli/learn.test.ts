@@ -156,7 +156,7 @@ describe('Ctrl-C', () => {
 
     // The printed command as a shell reads it.
     const shell = String(note.command).replace(
-      /^swap/,
+      /^(npx )?swap/,
       `"${process.execPath}" "${join(process.cwd(), 'dist/cli.cjs')}"`,
     )
     const resumed = await execute('/bin/sh', ['-c', shell], { cwd })

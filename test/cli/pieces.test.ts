@@ -27,9 +27,12 @@ describe('arguments', () => {
 
   it('are written again with other values, as a shell reads them', () => {
     const argv = ['learn', "it's me.jpg", '--resume', 'old', '--out=a b', '--resume=old', '--json', '$HOME']
-    expect(commandLine(argv, { '--resume': 'new file' })).toBe(
-      `swap learn 'it'\\''s me.jpg' '--out=a b' --json '$HOME' --resume 'new file'`,
-    )
+    const again = `swap learn 'it'\\''s me.jpg' '--out=a b' --json '$HOME' --resume 'new file'`
+    vi.stubEnv('npm_command', undefined)
+    expect(commandLine(argv, { '--resume': 'new file' })).toBe(again)
+    vi.stubEnv('npm_command', 'exec')
+    expect(commandLine(argv, { '--resume': 'new file' })).toBe(`npx ${again}`)
+    vi.unstubAllEnvs()
   })
 })
 
