@@ -13,7 +13,11 @@ void* allocate(size_t bytes) {
   return memory;
 }
 void release(void* memory) { std::free(memory); }
-void upload(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
-void download(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+void upload(void* to, const void* from, size_t bytes) {
+  if (bytes) std::memcpy(to, from, bytes);
+}
+void download(void* to, const void* from, size_t bytes) {
+  if (bytes) std::memcpy(to, from, bytes);
+}
 
 }  // namespace device
