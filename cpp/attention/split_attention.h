@@ -3,11 +3,14 @@
 //   O    [B,H,N,d] = A_t V_t,                            A_t = softmax(s Q K_t^T),  s = 1/sqrt(d)
 //   loss [B]       = sum_{h,n,t} w_t (A_t - A_r)^2 / H,  A_r = softmax(s Q K_r^T), a constant: no gradient through it
 //
-// Every make of the op stands behind these functions.
+// Every make of the op stands behind these functions: the plain one, and the fused ones of cpu/. The environment's
+// SWAP_ATTENTION=eager asks for the plain one; it is read once.
 #pragma once
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+
+#include <string>
 
 namespace swap {
 
@@ -23,5 +26,8 @@ SplitAttentionResult split_attention(const at::Tensor& q, const at::Tensor& k, c
 // The plain LibTorch version: the reference that the others are tested against.
 SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                            const at::Tensor& k_ref, const at::Tensor& weights);
+
+// The make that inputs of this kind get: 'eager', or 'cpu-' and the instruction set.
+std::string attention_name(at::Device device, at::ScalarType dtype);
 
 }  // namespace swap

@@ -1,11 +1,11 @@
 // The split cross-attention op against its definition, and cancellation on the way back through it.
-#include <doctest/doctest.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <atomic>
 #include <cmath>
 
 #include "attention/split_attention.h"
+#include "checks.h"
 #include "runtime/cancel.h"
 
 using namespace swap;

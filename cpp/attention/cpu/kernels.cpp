@@ -1,0 +1,58 @@
+#include "attention/cpu/kernels.h"
+
+#ifdef SWAP_ATTENTION_X86
+#include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
+namespace swap::cpu {
+namespace {
+
+#ifdef SWAP_ATTENTION_X86
+// These also look whether the system saves the registers.
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
+bool has_amx() {
+#ifdef __linux__
+  if (!has_avx512_bf16()) return false;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool tiles = d >> 24 & 1, bfloat16 = d >> 22 & 1;
+  // Linux gives a process the tiles when it asks for them: ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA.
+  return tiles && bfloat16 && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
+std::vector<const Kernel*> find(bool bfloat16) {
+  std::vector<const Kernel*> found;
+#ifdef SWAP_ATTENTION_X86
+  if (bfloat16 && has_amx()) found.push_back(&kAmxBFloat16);
+  if (bfloat16 && has_avx512_bf16()) found.push_back(&kAvx512PairsBFloat16);
+  if (has_avx512()) found.push_back(bfloat16 ? &kAvx512BFloat16 : &kAvx512Float);
+  if (has_avx2()) found.push_back(bfloat16 ? &kAvx2BFloat16 : &kAvx2Float);
+#endif
+#ifdef __GNUC__
+  found.push_back(bfloat16 ? &kPortableBFloat16 : &kPortableFloat);
+#endif
+  return found;
+}
+
+}  // namespace
+
+const std::vector<const Kernel*>& kernels(bool bfloat16) {
+  static const std::vector<const Kernel*> singles = find(false), halves = find(true);
+  return bfloat16 ? halves : singles;
+}
+
+}  // namespace swap::cpu

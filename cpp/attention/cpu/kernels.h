@@ -1,0 +1,24 @@
+// The CPU kernels of split cross-attention, and which of them this processor has.
+#pragma once
+
+#include <vector>
+
+#include "attention/cpu/kernel.h"
+
+// One file for each instruction set, compiled for it by a pragma that only GCC knows.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define SWAP_ATTENTION_X86 1
+#endif
+
+namespace swap::cpu {
+
+extern const Kernel kPortableFloat, kPortableBFloat16;
+extern const Kernel kAvx2Float, kAvx2BFloat16;
+extern const Kernel kAvx512Float, kAvx512BFloat16;
+extern const Kernel kAvx512PairsBFloat16;
+extern const Kernel kAmxBFloat16;
+
+// Those that run on this processor, the fastest first.
+const std::vector<const Kernel*>& kernels(bool bfloat16);
+
+}  // namespace swap::cpu

@@ -1,0 +1,16 @@
+// Work on LibTorch's threads.
+#pragma once
+
+#include <c10/util/FunctionRef.h>
+
+#include <cstdint>
+
+namespace swap::cpu {
+
+// How many workers run_parallel starts for so many items.
+int64_t worker_count(int64_t items);
+
+// Calls run(item, worker) for every item, each by whichever worker is free. Denormal numbers are flushed to zero.
+void run_parallel(int64_t items, c10::function_ref<void(int64_t item, int64_t worker)> run);
+
+}  // namespace swap::cpu

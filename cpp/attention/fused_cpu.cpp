@@ -1,0 +1,219 @@
+#include "attention/fused_cpu.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "attention/cpu/kernels.h"
+#include "attention/cpu/parallel.h"
+
+namespace swap {
+namespace {
+
+using cpu::Problem;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// An item has at least this many query rows, so that packing K and V for it does not count,
+constexpr int64_t kLeastRows = 256;
+// and there are about this many items, so that many threads have work.
+constexpr int64_t kItems = 64;
+
+at::Tensor dense_rows(const at::Tensor& x) { return x.stride(-1) == 1 || x.size(-1) == 1 ? x : x.contiguous(); }
+
+cpu::Rows<const void> rows_of(const at::Tensor& x) {
+  return {x.const_data_ptr(), x.size(0) == 1 ? 0 : x.stride(0), x.stride(1), x.stride(2)};
+}
+
+cpu::Rows<void> mutable_rows_of(const at::Tensor& x) {
+  return {x.mutable_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+// [B, H, rows, d] with the heads of a row side by side, as the projections before and after have them.
+at::Tensor rows_with_heads(const at::Tensor& like) {
+  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
+}
+
+struct Inputs {
+  at::Tensor q, k, v, k_ref, weights;
+
+  Inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& k_ref,
+         const at::Tensor& weights)
+      : q(dense_rows(q)), k(dense_rows(k)), v(dense_rows(v)), weights(weights) {
+    if (k_ref.defined()) this->k_ref = dense_rows(k_ref);
+    if (weights.defined()) this->weights = weights.contiguous();
+  }
+
+  Problem problem() const {
+    Problem p;
+    p.batch = q.size(0), p.heads = q.size(1), p.queries = q.size(2), p.width = q.size(3), p.tokens = k.size(2);
+    const int64_t most = std::max<int64_t>(1, p.queries / kLeastRows);
+    p.chunks = std::clamp<int64_t>((kItems + p.batch * p.heads - 1) / (p.batch * p.heads), 1, most);
+    p.chunk_rows = cpu::round_up((p.queries + p.chunks - 1) / p.chunks, 64);
+    p.chunks = (p.queries + p.chunk_rows - 1) / p.chunk_rows;
+    const double scale = 1 / std::sqrt(static_cast<double>(p.width)), slope = scale / std::log(2.0);
+    p.scale = static_cast<float>(scale);
+    p.slope = static_cast<float>(slope);
+    p.slope_rest = static_cast<float>(slope - static_cast<double>(p.slope));
+    p.q = rows_of(q), p.k = rows_of(k), p.v = rows_of(v);
+    if (k_ref.defined()) p.k_ref = rows_of(k_ref);
+    if (weights.defined()) p.weights = weights.const_data_ptr<float>();
+    return p;
+  }
+};
+
+int64_t items(const Problem& p) { return p.batch * p.heads * p.chunks; }
+
+void run(const Problem& p, const cpu::Kernel& kernel, bool backward) {
+  const int64_t size = cpu::round_up(static_cast<int64_t>(kernel.workspace(p, backward)), 64);
+  const auto memory = at::empty({cpu::worker_count(items(p)) * size}, at::kByte);
+  auto* const base = memory.mutable_data_ptr<uint8_t>();
+  cpu::run_parallel(items(p), [&](int64_t item, int64_t worker) {
+    (backward ? kernel.backward : kernel.forward)(p, item, base + worker * size);
+  });
+}
+
+SplitAttentionResult compute_forward(const cpu::Kernel& kernel, const Inputs& inputs) {
+  Problem p = inputs.problem();
+  SplitAttentionResult result{rows_with_heads(inputs.q), {}};
+  p.out = mutable_rows_of(result.out);
+  at::Tensor losses;
+  if (inputs.k_ref.defined()) {
+    losses = at::empty({p.batch, p.heads * p.chunks}, at::kDouble);
+    p.loss = losses.mutable_data_ptr<double>();
+  }
+  run(p, kernel, false);
+  if (!losses.defined()) return result;
+  result.loss = at::empty({p.batch}, at::kFloat);
+  for (int64_t b = 0; b < p.batch; ++b) {
+    double sum = 0;
+    for (int64_t i = 0; i < p.heads * p.chunks; ++i) sum += p.loss[b * p.heads * p.chunks + i];
+    result.loss.mutable_data_ptr<float>()[b] = static_cast<float>(sum / static_cast<double>(p.heads));
+  }
+  return result;
+}
+
+// The sum over a head's items, in their order.
+template <class T>
+void sum_items(const Problem& p, int64_t head, const float* from, at::Tensor& to) {
+  const int64_t width = cpu::padded_width(p), size = cpu::dkv_size(p);
+  auto* const out = to.mutable_data_ptr<T>() + head / p.heads * to.stride(0) + head % p.heads * to.stride(1);
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    for (int64_t c = 0; c < p.width; ++c) {
+      float sum = 0;
+      for (int64_t i = 0; i < p.chunks; ++i) sum += from[(head * p.chunks + i) * size + t * width + c];
+      out[t * to.stride(2) + c] = static_cast<T>(sum);
+    }
+  }
+}
+
+struct Gradients {
+  at::Tensor q, k, v;
+};
+
+Gradients compute_backward(const cpu::Kernel& kernel, const Inputs& inputs, const at::Tensor& dout,
+                           const at::Tensor& dloss, bool for_q, bool for_kv) {
+  Problem p = inputs.problem();
+  const auto g = dout.defined() ? dense_rows(dout) : at::zeros({1}, inputs.q.options()).expand(inputs.q.sizes());
+  const auto out_gradient = dense_rows(g);
+  p.dout = rows_of(out_gradient);
+  at::Tensor loss_gradient;
+  if (dloss.defined()) {
+    loss_gradient = dloss.to(at::kFloat).contiguous();
+    p.dloss = loss_gradient.const_data_ptr<float>();
+  } else {
+    p.k_ref = {};
+  }
+  Gradients result;
+  if (for_q) {
+    result.q = rows_with_heads(inputs.q);
+    p.dq = mutable_rows_of(result.q);
+  }
+  at::Tensor sums;
+  if (for_kv) {
+    sums = at::zeros({items(p), cpu::dkv_size(p)}, at::kFloat);
+    p.dkv = sums.mutable_data_ptr<float>();
+  }
+  run(p, kernel, true);
+  if (!for_kv) return result;
+  result.k = rows_with_heads(inputs.k);
+  result.v = rows_with_heads(inputs.v);
+  cpu::run_parallel(2 * p.batch * p.heads, [&](int64_t index, int64_t) {
+    auto& to = index % 2 ? result.v : result.k;
+    const auto* from = p.dkv + (index % 2 ? cpu::dkv_size(p) / 2 : 0);
+    if (kernel.bfloat16) {
+      sum_items<at::BFloat16>(p, index / 2, from, to);
+    } else {
+      sum_items<float>(p, index / 2, from, to);
+    }
+  });
+  return result;
+}
+
+struct FusedSplitAttention : torch::autograd::Function<FusedSplitAttention> {
+  static variable_list forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               const std::optional<at::Tensor>& k_ref, const std::optional<at::Tensor>& weights,
+                               const cpu::Kernel* kernel) {
+    context->set_materialize_grads(false);
+    context->saved_data["kernel"] = reinterpret_cast<int64_t>(kernel);
+    const auto reference = k_ref.value_or(at::Tensor()), by_token = weights.value_or(at::Tensor());
+    context->save_for_backward({q, k, v, reference, by_token});
+    const auto result = compute_forward(*kernel, Inputs(q, k, v, reference, by_token));
+    if (!result.loss.defined()) return {result.out};
+    return {result.out, result.loss};
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const auto saved = context->get_saved_variables();
+    const auto& kernel = *reinterpret_cast<const cpu::Kernel*>(context->saved_data["kernel"].toInt());
+    const Inputs inputs(saved[0], saved[1], saved[2], saved[3], saved[4]);
+    const bool for_q = context->needs_input_grad(0);
+    const bool for_kv = context->needs_input_grad(1) || context->needs_input_grad(2);
+    const auto dloss = gradients.size() > 1 ? gradients[1] : at::Tensor();
+    const auto result = compute_backward(kernel, inputs, gradients[0], dloss, for_q, for_kv);
+    return {result.q, result.k, result.v, {}, {}, {}};
+  }
+};
+
+}  // namespace
+
+const cpu::Kernel* fused_cpu_kernel(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                    const at::Tensor& k_ref, const at::Tensor& weights) {
+  const auto dtype = q.scalar_type();
+  if (dtype != at::kFloat && dtype != at::kBFloat16) return nullptr;
+  for (const auto* x : {&q, &k, &v, &k_ref}) {
+    if (!x->defined()) continue;
+    if (!x->device().is_cpu() || x->layout() != at::kStrided || x->scalar_type() != dtype || x->dim() != 4) {
+      return nullptr;
+    }
+    if (x->size(1) != q.size(1) || x->size(3) != q.size(3) || x->numel() == 0) return nullptr;
+  }
+  const int64_t tokens = k.size(2);
+  if (tokens > cpu::kMaxTokens || q.size(3) > cpu::kMaxWidth || k.size(0) != q.size(0) || v.sizes() != k.sizes()) {
+    return nullptr;
+  }
+  if (k_ref.defined() && (k_ref.size(2) != tokens || (k_ref.size(0) != 1 && k_ref.size(0) != q.size(0)))) {
+    return nullptr;
+  }
+  if (weights.defined() && (!weights.device().is_cpu() || weights.scalar_type() != at::kFloat || weights.dim() != 1 ||
+                            weights.size(0) != tokens || weights.requires_grad())) {
+    return nullptr;
+  }
+  const auto& found = cpu::kernels(dtype == at::kBFloat16);
+  return found.empty() ? nullptr : found.front();
+}
+
+SplitAttentionResult split_attention_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
+                                               const at::Tensor& v, const at::Tensor& k_ref,
+                                               const at::Tensor& weights) {
+  const bool differentiated =
+      c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
+  if (!differentiated) return compute_forward(kernel, Inputs(q, k, v, k_ref, weights));
+  const auto optional = [](const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; };
+  const auto results = FusedSplitAttention::apply(q, k, v, optional(k_ref), optional(weights), &kernel);
+  return {results[0], results.size() > 1 ? results[1] : at::Tensor()};
+}
+
+}  // namespace swap

@@ -1,0 +1,20 @@
+// The op in one pass over Q, on a CPU: no map of all pixels by all tokens is ever stored.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include "attention/cpu/kernel.h"
+#include "attention/split_attention.h"
+
+namespace swap {
+
+// The kernel for these inputs, or null where the plain version has to do: another device, dtype or layout, more than
+// 80 tokens.
+const cpu::Kernel* fused_cpu_kernel(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                    const at::Tensor& k_ref, const at::Tensor& weights);
+
+// Like split_attention(), by this kernel. What it gives can be differentiated once.
+SplitAttentionResult split_attention_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
+                                               const at::Tensor& v, const at::Tensor& k_ref, const at::Tensor& weights);
+
+}  // namespace swap
