@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "case.h"
-#include "device.h"
 
 using swap::cuda::Element;
 
