@@ -3,8 +3,8 @@ import { StepClock } from './clock.ts'
 import { SwapError } from './errors.ts'
 import type { GeneratedImage } from './image/index.ts'
 import type { JobContext } from './job.ts'
-import type { Model } from './model/index.ts'
-import type { GenerateRequest, NativeEvent } from './native.ts'
+import type { Model, SchedulerName } from './model/index.ts'
+import type { GenerateRequest, NativeEvent, SchedulerSpec } from './native.ts'
 import { type GenerateOptions, generateSchema, invalidOption, parseOptions } from './options.ts'
 import type { Session } from './session.ts'
 import type { Subject } from './subject.ts'
@@ -88,7 +88,7 @@ export async function generate(
           negativePrompt,
           steps,
           guidanceScale,
-          scheduler: options.scheduler ?? model.scheduler.className,
+          scheduler: schedulerName(request.scheduler),
           seed: seeds[index]!,
           width,
           height,
@@ -135,4 +135,9 @@ function checkSubjects(subjects: Subject[], model: Model, context: JobContext<Ge
       context.warn(`the subject "${name}" was learnt with other text encoders (${base}): it may look different`)
     }
   }
+}
+
+/** The name by which `generate` takes this scheduler. */
+function schedulerName({ kind, sigmas }: SchedulerSpec): SchedulerName {
+  return kind === 'dpm++2m' && sigmas === 'karras' ? 'dpm++2m-karras' : kind
 }

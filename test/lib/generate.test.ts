@@ -59,6 +59,8 @@ describe('generate', () => {
     expect(request).toMatchObject({ steps: 30, guidanceScale: 5, seeds: [0], width: 128, height: 128, batch: 0 })
     expect(request.scheduler.kind).toBe('ddim')
     expect(image?.parameters.subjects).toEqual([])
+    // The file's own scheduler goes by the name that would choose it.
+    expect(image?.parameters.scheduler).toBe('ddim')
     await personalizer.close()
   })
 
