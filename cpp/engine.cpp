@@ -8,6 +8,7 @@
 #include <new>
 #include <optional>
 
+#include "attention/split_attention.h"
 #include "evaluate.h"
 #include "models/diffusion_model.h"
 #include "personalize/trainer.h"
@@ -84,7 +85,7 @@ class TorchEngine final : public Engine {
       info.parameters = store.parameters();
       info.weight_bytes = store.bytes();
       info.libtorch = TORCH_VERSION;
-      info.attention = "eager";
+      info.attention = attention_name(compute.device, compute.dtype);
       info.cpu_features = cpu_features();
     });
   }
