@@ -95,20 +95,6 @@ SplitAttentionResult compute_forward(const cpu::Kernel& kernel, const Inputs& in
   return result;
 }
 
-// The sum over a head's items, in their order.
-template <class T>
-void sum_items(const Problem& p, int64_t head, const float* from, at::Tensor& to) {
-  const int64_t width = cpu::padded_width(p), size = cpu::dkv_size(p);
-  auto* const out = to.mutable_data_ptr<T>() + head / p.heads * to.stride(0) + head % p.heads * to.stride(1);
-  for (int64_t t = 0; t < p.tokens; ++t) {
-    for (int64_t c = 0; c < p.width; ++c) {
-      float sum = 0;
-      for (int64_t i = 0; i < p.chunks; ++i) sum += from[(head * p.chunks + i) * size + t * width + c];
-      out[t * to.stride(2) + c] = static_cast<T>(sum);
-    }
-  }
-}
-
 struct Gradients {
   at::Tensor q, k, v;
 };
@@ -133,22 +119,15 @@ Gradients compute_backward(const cpu::Kernel& kernel, const Inputs& inputs, cons
   }
   at::Tensor sums;
   if (for_kv) {
-    sums = at::zeros({items(p), cpu::dkv_size(p)}, at::kFloat);
+    sums = at::empty({items(p), cpu::dkv_size(p)}, at::kFloat);
     p.dkv = sums.mutable_data_ptr<float>();
   }
   run(p, kernel, true);
   if (!for_kv) return result;
   result.k = rows_with_heads(inputs.k);
   result.v = rows_with_heads(inputs.v);
-  cpu::run_parallel(2 * p.batch * p.heads, [&](int64_t index, int64_t) {
-    auto& to = index % 2 ? result.v : result.k;
-    const auto* from = p.dkv + (index % 2 ? cpu::dkv_size(p) / 2 : 0);
-    if (kernel.bfloat16) {
-      sum_items<at::BFloat16>(p, index / 2, from, to);
-    } else {
-      sum_items<float>(p, index / 2, from, to);
-    }
-  });
+  p.dk = mutable_rows_of(result.k), p.dv = mutable_rows_of(result.v);
+  cpu::run_parallel(p.batch * p.heads, [&](int64_t head, int64_t) { kernel.finish_backward(p, head); });
   return result;
 }
 

@@ -31,7 +31,7 @@ constexpr TileConfig kTiles;
 inline void written() { __asm__ volatile("" ::: "memory"); }
 
 struct Amx : BFloat16Pairs {
-  static constexpr int kRows = 64, kDepth = 16, kPanel = 5;
+  static constexpr int kRows = 64, kRowStep = 32, kDepth = 16, kPanel = 5;
 
   static void enter() { _tile_loadconfig(&kTiles); }
   static void leave() { _tile_release(); }

@@ -5,9 +5,9 @@
 //
 // What `Isa` gives: V, a vector of kLanes floats, with load, store, set, add, sub, mul, fma (a*b+c), max (NaN wins),
 // horizontal max and sum, exp2, rounded (a product that must not become part of an fma: equal maps have no difference);
-// rows of the element type in and out (load_n, store_n); U, a vector of units (gemm.h); kRows, the rows of a block;
-// kDepth, what the depth of a product is a multiple of, in units; product (C = A B) and add_transposed_product (C +=
-// A^T B); transpose; and where a unit is a pair, store_pairs and interleave.
+// rows of the element type in and out (load_n, store_n); U, a vector of units (gemm.h); kRows, the rows of a block, and
+// kRowStep, what their count is rounded up to; kDepth, what the depth of a product is a multiple of, in units; product
+// (C = A B) and add_transposed_product (C += A^T B); transpose; and where a unit is a pair, store_pairs and interleave.
 #pragma once
 
 #include <cstring>
@@ -297,9 +297,10 @@ struct Attention {
   }
 
   void logits(const Item& at, int64_t row, int64_t rows) const {
-    load_rows(head_of(p.q, at) + row * p.q.row, p.q.row, rows, kRows, q);
-    Isa::product(q, row_units, keys_t, tokens, s, tokens, kRows, tokens, depth);
-    if (reference) Isa::product(q, row_units, reference_t, tokens, s_ref, tokens, kRows, tokens, depth);
+    const int64_t padded = round_up(rows, Isa::kRowStep);
+    load_rows(head_of(p.q, at) + row * p.q.row, p.q.row, rows, padded, q);
+    Isa::product(q, row_units, keys_t, tokens, s, tokens, padded, tokens, depth);
+    if (reference) Isa::product(q, row_units, reference_t, tokens, s_ref, tokens, padded, tokens, depth);
   }
 
   int64_t map_row() const { return kPair == 1 ? tokens : token_depth; }
@@ -312,7 +313,7 @@ struct Attention {
       const int64_t rows = at.end - row < kRows ? at.end - row : kRows;
       logits(at, row, rows);
       loss += maps(rows, false, 0);
-      Isa::product(map, map_row(), values, width, wide, width, kRows, width, token_depth);
+      Isa::product(map, map_row(), values, width, wide, width, round_up(rows, Isa::kRowStep), width, token_depth);
       store_rows(wide, rows, head_of(p.out, at) + row * p.out.row, p.out.row);
     }
     if (p.loss) p.loss[index] = loss;
@@ -323,34 +324,54 @@ struct Attention {
     begin(at);
     const float gain = p.dloss ? 2 * p.dloss[at.batch] / static_cast<float>(p.heads) : 0;
     float* const dk = p.dkv ? p.dkv + index * dkv_size(p) : nullptr;
+    if (dk) std::memset(dk, 0, dkv_size(p) * sizeof(float));
     for (int64_t row = at.begin; row < at.end; row += kRows) {
       const int64_t rows = at.end - row < kRows ? at.end - row : kRows;
+      const int64_t padded = round_up(rows, Isa::kRowStep);
       logits(at, row, rows);
-      load_rows(head_of(p.dout, at) + row * p.dout.row, p.dout.row, rows, kRows, g);
-      Isa::product(g, row_units, values_t, tokens, dp, tokens, kRows, tokens, depth);
+      load_rows(head_of(p.dout, at) + row * p.dout.row, p.dout.row, rows, padded, g);
+      Isa::product(g, row_units, values_t, tokens, dp, tokens, padded, tokens, depth);
       maps(rows, true, gain);
-      if (rows < kRows) {
-        std::memset(map + rows * map_row(), 0, (kRows - rows) * map_row() * sizeof(Unit));
-        std::memset(ds + rows * map_row(), 0, (kRows - rows) * map_row() * sizeof(Unit));
+      if (rows < padded) {
+        std::memset(map + rows * map_row(), 0, (padded - rows) * map_row() * sizeof(Unit));
+        std::memset(ds + rows * map_row(), 0, (padded - rows) * map_row() * sizeof(Unit));
       }
       if (p.dq.data) {
-        Isa::product(ds, map_row(), keys, width, wide, width, kRows, width, token_depth);
+        Isa::product(ds, map_row(), keys, width, wide, width, padded, width, token_depth);
         store_rows(wide, rows, head_of(p.dq, at) + row * p.dq.row, p.dq.row);
       }
       if (!dk) continue;
       if constexpr (kPair == 2) {
-        Isa::interleave(map, token_depth, kRows, tokens, map_t);
-        Isa::interleave(ds, token_depth, kRows, tokens, ds_t);
-        Isa::interleave(q, row_units, kRows, width, q_pairs);
-        Isa::interleave(g, row_units, kRows, width, g_pairs);
+        Isa::interleave(map, token_depth, padded, tokens, map_t);
+        Isa::interleave(ds, token_depth, padded, tokens, ds_t);
+        Isa::interleave(q, row_units, padded, width, q_pairs);
+        Isa::interleave(g, row_units, padded, width, g_pairs);
       }
       const int64_t pair_row = kPair == 1 ? row_units : width;
-      Isa::add_transposed_product(ds_t, tokens, q_pairs, pair_row, dk, width, tokens, width, kRows / kPair);
+      Isa::add_transposed_product(ds_t, tokens, q_pairs, pair_row, dk, width, tokens, width, padded / kPair);
       Isa::add_transposed_product(map_t, tokens, g_pairs, pair_row, dk + tokens * width, width, tokens, width,
-                                  kRows / kPair);
+                                  padded / kPair);
     }
   }
 };
+
+// The sums of one head's items, in their order, become rows of dK and dV. No workspace is needed.
+template <class T, class Isa>
+void finish_backward(const Problem& p, int64_t head) {
+  Arena arena(nullptr);
+  const Attention<T, Isa> attention(p, arena, true);
+  const int64_t size = dkv_size(p);
+  float* const sum = p.dkv + head * p.chunks * size;
+  for (int64_t i = 1; i < p.chunks; ++i) {
+    const float* const next = sum + i * size;
+    for (int64_t c = 0; c < size; c += Isa::kLanes) {
+      Isa::store(sum + c, Isa::add(Isa::load(sum + c), Isa::load(next + c)));
+    }
+  }
+  const typename Attention<T, Isa>::Item at{head / p.heads, head % p.heads, 0, 0};
+  attention.store_rows(sum, p.tokens, attention.head_of(p.dk, at), p.dk.row);
+  attention.store_rows(sum + size / 2, p.tokens, attention.head_of(p.dv, at), p.dv.row);
+}
 
 template <class T, class Isa>
 size_t workspace(const Problem& p, bool backward) {
@@ -379,7 +400,7 @@ void backward(const Problem& p, int64_t item, void* memory) {
 
 template <class T, class Isa>
 constexpr Kernel make_kernel(const char* name, bool bfloat16) {
-  return {name, bfloat16, workspace<T, Isa>, forward<T, Isa>, backward<T, Isa>};
+  return {name, bfloat16, workspace<T, Isa>, forward<T, Isa>, backward<T, Isa>, finish_backward<T, Isa>};
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ struct Avx2 {
   using V = __m256;
   using U = __m256;
   using Unit = float;
-  static constexpr int kLanes = 8, kPair = 1, kRows = 40, kDepth = 1, kPanel = 2;
+  static constexpr int kLanes = 8, kPair = 1, kRows = 40, kRowStep = 1, kDepth = 1, kPanel = 2;
   static constexpr int rows_at_once(int) { return 5; }
 
   static void enter() {}

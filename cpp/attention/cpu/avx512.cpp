@@ -22,7 +22,7 @@ namespace {
 struct Avx512 : Avx512Math {
   using U = __m512;
   using Unit = float;
-  static constexpr int kPair = 1, kRows = 40, kDepth = 1, kPanel = 5;
+  static constexpr int kPair = 1, kRows = 40, kRowStep = 1, kDepth = 1, kPanel = 5;
   // Of the 32 registers, enough sums to hide the latency, each broadcast and column loaded once.
   static constexpr int rows_at_once(int vectors) { return vectors == 5 ? 5 : vectors == 4 ? 4 : 8; }
 

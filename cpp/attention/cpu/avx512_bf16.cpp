@@ -21,7 +21,7 @@ namespace {
 
 struct Avx512BFloat16 : BFloat16Pairs {
   using U = __m512i;
-  static constexpr int kRows = 40, kDepth = 1, kPanel = 5;
+  static constexpr int kRows = 40, kRowStep = 2, kDepth = 1, kPanel = 5;
   static constexpr int rows_at_once(int vectors) { return vectors == 5 ? 5 : vectors == 4 ? 4 : 8; }
 
   static void enter() {}

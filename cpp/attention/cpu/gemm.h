@@ -16,7 +16,7 @@ inline void micro_kernel(const typename Isa::Unit* a, int64_t a_row, int64_t a_d
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) sum[i][j] = kAdd ? Isa::load(c + i * ldc + j * Isa::kLanes) : Isa::set(0);
+    for (int j = 0; j < J; ++j) sum[i][j] = Isa::set(0);
   }
   for (int64_t k = 0; k < depth; ++k) {
     typename Isa::U column[J];
@@ -32,7 +32,11 @@ inline void micro_kernel(const typename Isa::Unit* a, int64_t a_row, int64_t a_d
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) Isa::store(c + i * ldc + j * Isa::kLanes, sum[i][j]);
+    for (int j = 0; j < J; ++j) {
+      // Added at the end: sums of sums lose less than one long sum.
+      float* const to = c + i * ldc + j * Isa::kLanes;
+      Isa::store(to, kAdd ? Isa::add(Isa::load(to), sum[i][j]) : sum[i][j]);
+    }
   }
 }
 
@@ -44,6 +48,12 @@ inline void column_panel(const typename Isa::Unit* a, int64_t a_row, int64_t a_d
   int64_t i = 0;
   for (; i + M <= rows; i += M) {
     micro_kernel<Isa, M, J, kAdd>(a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, depth);
+  }
+  if constexpr (M > 4) {
+    if (i + 4 <= rows) {
+      micro_kernel<Isa, 4, J, kAdd>(a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, depth);
+      i += 4;
+    }
   }
   for (; i < rows; ++i) {
     micro_kernel<Isa, 1, J, kAdd>(a + i * a_row, a_row, a_depth, b, ldb, c + i * ldc, ldc, depth);

@@ -35,9 +35,9 @@ struct Problem {
   Rows<const void> q, k, v, k_ref, dout;
   const float* weights = nullptr;  // [L]; null: 1 everywhere
   const float* dloss = nullptr;    // [B]
-  Rows<void> out, dq;
+  Rows<void> out, dq, dk, dv;
   double* loss = nullptr;  // [items]
-  float* dkv = nullptr;    // [items][2][L rounded up to 16][d rounded up to 16]: dK, dV; the kernel adds to it
+  float* dkv = nullptr;    // [items][2][L rounded up to 16][d rounded up to 16]: dK, dV of an item
 };
 
 static constexpr int64_t padded_tokens(const Problem& p) { return round_up(p.tokens, 16); }
@@ -51,6 +51,7 @@ struct Kernel {
   size_t (*workspace)(const Problem&, bool backward);  // bytes, for one item at a time
   void (*forward)(const Problem&, int64_t item, void* workspace);
   void (*backward)(const Problem&, int64_t item, void* workspace);
+  void (*finish_backward)(const Problem&, int64_t head);  // dK and dV from dkv; B * H heads
 };
 
 }  // namespace swap::cpu

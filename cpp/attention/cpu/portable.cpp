@@ -13,7 +13,7 @@ struct Portable {
   typedef int32_t I __attribute__((vector_size(16)));
   using U = V;
   using Unit = float;
-  static constexpr int kLanes = 4, kPair = 1, kRows = 40, kDepth = 1, kPanel = 2;
+  static constexpr int kLanes = 4, kPair = 1, kRows = 40, kRowStep = 1, kDepth = 1, kPanel = 2;
   static constexpr int rows_at_once(int) { return 5; }
 
   static void enter() {}
