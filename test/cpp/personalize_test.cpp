@@ -1,7 +1,7 @@
 // What is learnt, where it starts.
 #include <ATen/CPUGeneratorImpl.h>
-#include <doctest/doctest.h>
 
+#include "checks.h"
 #include "personalize/subject_module.h"
 
 using namespace swap;

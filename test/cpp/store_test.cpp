@@ -1,10 +1,10 @@
 // Reading tensors from files: into the dtype that is computed in, and with a coded error for what does not fit.
 #include "weights/store.h"
 
-#include <doctest/doctest.h>
-
 #include <filesystem>
 #include <fstream>
+
+#include "checks.h"
 
 using namespace swap;
 
