@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "models/convolution.h"
 #include "weights/store.h"
 
 namespace swap {
@@ -29,9 +30,7 @@ struct Conv2d {
         stride(stride),
         padding(padding) {}
 
-  at::Tensor operator()(const at::Tensor& x) const {
-    return at::conv2d(x, weight, bias, {stride, stride}, {padding, padding});
-  }
+  at::Tensor operator()(const at::Tensor& x) const { return convolve(x, weight, bias, stride, padding); }
 };
 
 struct GroupNorm {

@@ -1,0 +1,12 @@
+// The convolution of all models: frozen weights, gradients for the input only.
+#pragma once
+
+#include <ATen/ATen.h>
+
+namespace swap {
+
+// x [B, in, h, w], weight [out, in, kernel, kernel] channels-last, bias [out] -> [B, out, h', w'] channels-last
+at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
+                    int64_t padding);
+
+}  // namespace swap
