@@ -96,8 +96,7 @@ struct Convolution : torch::autograd::Function<Convolution> {
     auto& saved = context->saved_data;
     const auto shape = saved["shape"].toIntVector();
     const auto weight = context->get_saved_variables()[0];
-    const auto result =
-        input_gradient(gradients[0], shape, weight, saved["stride"].toInt(), saved["padding"].toInt());
+    const auto result = input_gradient(gradients[0], shape, weight, saved["stride"].toInt(), saved["padding"].toInt());
     return {result, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };

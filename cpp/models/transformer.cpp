@@ -1,6 +1,7 @@
 #include "models/transformer.h"
 
 #include "attention/split_attention.h"
+#include "models/gated_linear.h"
 
 namespace swap {
 
@@ -49,8 +50,7 @@ at::Tensor SpatialTransformer::operator()(const at::Tensor& x, AttentionContext&
     h = context.cancel.at(h);
     h = h + self_attention(block.self, block.norm1(h));
     h = h + cross_attention(block.cross, block.norm2(h), context, first_layer_ + static_cast<int64_t>(i));
-    const auto halves = block.gate(block.norm3(h)).chunk(2, -1);
-    h = h + block.out(halves[0] * at::gelu(halves[1]));
+    h = h + block.out(gated_linear(block.norm3(h), block.gate.weight, block.gate.bias));
   }
   if (linear_) h = linear_out_(h);
   h = h.view({x.size(0), x.size(2), x.size(3), x.size(1)}).permute({0, 3, 1, 2});

@@ -28,8 +28,8 @@ void compare(const Case& c, at::ScalarType dtype, double tolerance) {
   const auto x = random({c.batch, c.in, c.height, c.width}).requires_grad_();
   // The reference in fp32, on the same rounded numbers.
   const auto exact_x = x.detach().to(at::kFloat).requires_grad_();
-  const auto exact = at::conv2d(exact_x, weight.to(at::kFloat), bias.to(at::kFloat), {c.stride, c.stride},
-                                {c.padding, c.padding});
+  const auto exact =
+      at::conv2d(exact_x, weight.to(at::kFloat), bias.to(at::kFloat), {c.stride, c.stride}, {c.padding, c.padding});
 
   const auto y = swap::convolve(x, weight, bias, c.stride, c.padding);
   CHECK((y.scalar_type() == dtype));

@@ -1,0 +1,12 @@
+// GEGLU, the gate of the transformer's feed-forward.
+#pragma once
+
+#include <ATen/ATen.h>
+
+namespace swap {
+
+// x [B, N, C], weight [2 out, C], bias [2 out] -> [B, N, out]: the first half of the linear layer's output times GELU of
+// the second
+at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+
+}  // namespace swap
