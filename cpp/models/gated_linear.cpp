@@ -44,7 +44,8 @@ at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at:
   const auto& fused = Fused::get();
   if (fused.take(x) && !(c10::GradMode::is_enabled() && x.requires_grad())) {
     const auto weights = weight.chunk(2), biases = bias.chunk(2);
-    const auto gate = fused.activated->typed<Activated>().call(x, weights[1], biases[1], "gelu", c10::List<std::optional<at::Scalar>>(), "none");
+    const auto gate = fused.activated->typed<Activated>().call(x, weights[1], biases[1], "gelu",
+                                                               c10::List<std::optional<at::Scalar>>(), "none");
     return fused.multiplied->typed<Multiplied>().call(x, gate, weights[0], biases[0], "mul");
   }
   const auto halves = at::linear(x, weight, bias).chunk(2, -1);

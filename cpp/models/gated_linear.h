@@ -5,8 +5,8 @@
 
 namespace swap {
 
-// x [B, N, C], weight [2 out, C], bias [2 out] -> [B, N, out]: the first half of the linear layer's output times GELU of
-// the second
+// x [B, N, C], weight [2 out, C], bias [2 out] -> [B, N, out]: the first half of the linear layer's output times GELU
+// of the second
 at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
 }  // namespace swap
