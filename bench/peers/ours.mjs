@@ -1,0 +1,71 @@
+// One side of bench/run.mjs: this package, driven by lines of JSON. Prints what opening took, then an answer a line.
+import { readFileSync, writeFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+import { Personalizer } from '../../dist/index.js'
+
+const [, , model, dtype, photo] = process.argv
+
+const answer = (value) => process.stdout.write(`${JSON.stringify(value)}\n`)
+const seconds = (since) => (performance.now() - since) / 1000
+
+/** Peak resident set in GB since the last call. */
+function peak() {
+  const kilobytes = Number(/VmHWM:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1])
+  writeFileSync('/proc/self/clear_refs', '5')
+  return kilobytes / 2 ** 20
+}
+
+/** Seconds that all threads of this process have computed for. */
+function cpuSeconds() {
+  const { user, system } = process.cpuUsage()
+  return (user + system) / 1e6
+}
+
+/** What a job takes from one of its events to the next, phase by phase; the first step has what is done once. */
+async function intervals(job) {
+  const times = { step: [], decode: [] }
+  const work = { step: [], decode: [] }
+  let last
+  for await (const { type } of job) {
+    const now = { clock: performance.now() / 1000, cpu: cpuSeconds() }
+    if (last) {
+      times[type].push(now.clock - last.clock)
+      work[type].push(now.cpu - last.cpu)
+    }
+    last = now
+  }
+  await job
+  return { times, cpu: work }
+}
+
+async function whole(start) {
+  const begin = { clock: performance.now(), cpu: cpuSeconds() }
+  await start()
+  return { times: { whole: [seconds(begin.clock)] }, cpu: { whole: [cpuSeconds() - begin.cpu] } }
+}
+
+const prompt = 'a photo of a person at the beach'
+const operations = {
+  async train({ steps }) {
+    return intervals(personalizer.learn({ image: photo, class: 'person', steps: steps + 1 }))
+  },
+  async sample({ steps }) {
+    return intervals(personalizer.generate({ prompt, steps: steps + 1, scheduler: 'ddim', seed: 1 }))
+  },
+  async learn() {
+    return whole(() => personalizer.learn({ image: photo, class: 'person' }))
+  },
+  async picture({ steps }) {
+    return whole(() => personalizer.generate({ prompt, steps, scheduler: 'ddim', seed: 1 }))
+  },
+}
+
+const since = performance.now()
+const personalizer = await Personalizer.open({ model, dtype })
+answer({ open: seconds(since), peak: peak(), info: personalizer.info })
+for await (const line of createInterface({ input: process.stdin })) {
+  const command = JSON.parse(line)
+  peak()
+  answer({ ...(await operations[command.do](command)), peak: peak() })
+}
+await personalizer.close()

@@ -1,0 +1,228 @@
+/**
+ * `npm run bench`: this package and its peers in turn, in one run, on this machine. Writes docs/benchmarks.md.
+ *
+ *   node bench/run.mjs [--quick] [--rounds 5] [--peers diffusers,openvino] [--model FOLDER] [--no-fp32] [--out FILE]
+ *
+ * Each round does every operation with ours and at once after it with each peer; a ratio is the median of the rounds'
+ * own ratios, so that a machine that is slower for a while slows both. Weights are random and of full size. --quick has
+ * one round for fp32 and three for bfloat16, of two steps each. Needs the built package; sets up the peers by itself.
+ */
+import { existsSync, writeFileSync } from 'node:fs'
+import { cpus, totalmem } from 'node:os'
+import { parseArgs } from 'node:util'
+import { at, run, say } from '../scripts/common.mjs'
+import { python, setUpReference } from '../scripts/python.mjs'
+import { chart } from './chart.mjs'
+import { openvinoPython, setUpOpenvino } from './peers/openvino.mjs'
+import { Peer } from './peers/process.mjs'
+
+const { values } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false },
+    rounds: { type: 'string' },
+    peers: { type: 'string', default: 'diffusers,openvino' },
+    model: { type: 'string', default: at('.cache', 'full-size', 'sd15') },
+    'no-fp32': { type: 'boolean', default: false },
+    'no-mini': { type: 'boolean', default: false },
+    out: { type: 'string', default: at('docs', 'benchmarks.md') },
+  },
+})
+const rounds = Number(values.rounds ?? (values.quick ? 3 : 5))
+const steps = values.quick ? 2 : 4
+const wanted = values.peers.split(',').filter(Boolean)
+const photo = at('models', 'mini', 'people', '0.png')
+
+const median = (numbers) => {
+  const sorted = numbers.toSorted((a, b) => a - b)
+  const middle = Math.floor(sorted.length / 2)
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+}
+
+await setUpReference()
+if (!existsSync(`${values.model}/model_index.json`)) {
+  say('making Stable Diffusion 1.5 with random weights')
+  run(python, [at('tools/reference/full_size.py'), '--family', 'sd15', '--out', values.model])
+}
+const withOpenvino = wanted.includes('openvino') && (await setUpOpenvino(values.model))
+
+const ours = (model, dtype) => ({
+  name: 'ours',
+  command: [process.execPath, at('bench/peers/ours.mjs'), model, dtype, photo],
+})
+const diffusers = (model, dtype, layout) => ({
+  name: 'diffusers',
+  command: [python, at('bench/peers/diffusers_peer.py'), model, dtype, layout],
+})
+const openvino = (model) => ({
+  name: 'OpenVINO',
+  only: ['sample'],
+  command: [openvinoPython, at('bench/peers/openvino_peer.py'), model],
+})
+
+/**
+ * Runs `operations` of all `sides` in turn. Result: by operation and timed part, every side's median seconds, its peak
+ * memory and its ratio to ours.
+ */
+async function compare(title, sides, operations, count) {
+  say(title)
+  const peers = []
+  const opened = {}
+  for (const side of sides) {
+    const peer = new Peer(side.command)
+    opened[side.name] = await peer.hello()
+    peers.push({ ...side, peer })
+    console.log(`  ${side.name}: open ${opened[side.name].open.toFixed(1)} s`)
+  }
+  const results = {}
+  for (let round = 0; round < count; round++) {
+    for (const operation of operations) {
+      // Each is first as often as it is last: what ran before leaves its mark on caches and clocks.
+      for (const { name, only, peer } of round % 2 ? peers.toReversed() : peers) {
+        if (only && !only.includes(operation.do)) continue
+        const { times, cpu, peak } = await peer.ask(operation)
+        for (const [part, seconds] of Object.entries(times)) {
+          if (seconds.length === 0) continue
+          const key = `${operation.do} ${part}`
+          results[key] ??= {}
+          results[key][name] ??= { rounds: [], cpu: [], peak: Number.POSITIVE_INFINITY }
+          const cell = results[key][name]
+          cell.rounds.push(median(seconds))
+          cell.cpu.push(median(cpu[part]))
+          cell.peak = Math.min(cell.peak, peak)
+        }
+        const line = Object.entries(times)
+          .filter(([, seconds]) => seconds.length > 0)
+          .map(([part, seconds]) => `${part} ${median(seconds).toFixed(2)} s`)
+        console.log(`  round ${round + 1}: ${operation.do}, ${name}: ${line.join(', ')}, ${peak.toFixed(2)} GB`)
+      }
+    }
+  }
+  for (const cell of Object.values(results)) {
+    for (const side of Object.values(cell)) {
+      side.seconds = median(side.rounds)
+      side.ratio = median(side.rounds.map((seconds, i) => seconds / cell.ours.rounds[i]))
+      side.work = median(side.cpu.map((seconds, i) => seconds / cell.ours.cpu[i]))
+    }
+  }
+  for (const { peer } of peers) await peer.end()
+  return { opened, results, count }
+}
+
+const LABELS = {
+  'train step': 'training step',
+  'sample step': 'guided sampling step',
+  'sample decode': 'VAE decode',
+  'learn whole': 'a subject is learnt',
+  'picture whole': 'a picture of 30 steps',
+}
+const number = (value) => (value < 10 ? value.toFixed(2) : value.toFixed(1))
+/** The median, and the least and the greatest of the rounds. */
+const spread = ({ seconds, rounds }) =>
+  rounds?.length > 1
+    ? `${number(seconds)} (${number(Math.min(...rounds))}–${number(Math.max(...rounds))})`
+    : number(seconds)
+
+/** A comparison as a table: ours, then every peer with its ratio. */
+function table({ opened, results }) {
+  const names = Object.keys(opened)
+  const peers = names.slice(1)
+  const head = ['', 'ours, s', ...peers.flatMap((name) => [`${name}, s`, 'times ours'])]
+  const memory = ['peak memory, GB: ours', ...peers]
+  const lines = [`| ${[...head, ...memory].join(' | ')} |`, `|${'---|'.repeat(head.length + memory.length)}`]
+  const row = (label, cells, ratio) => {
+    const times = peers.flatMap((name) => (cells[name] ? [spread(cells[name]), ratio(name)] : ['', '']))
+    const peaks = names.map((name) => (cells[name] ? number(cells[name].peak) : ''))
+    lines.push(`| ${[label, spread(cells.ours), ...times, ...peaks].join(' | ')} |`)
+  }
+  for (const [key, cells] of Object.entries(results)) {
+    row(LABELS[key] ?? key, cells, (name) => `**${cells[name].ratio.toFixed(2)}** (CPU ${cells[name].work.toFixed(2)})`)
+  }
+  const open = Object.fromEntries(
+    Object.entries(opened).map(([name, { open, peak }]) => [name, { seconds: open, peak }]),
+  )
+  row('open (once)', open, (name) => (open[name].seconds / open.ours.seconds).toFixed(2))
+  return lines.join('\n')
+}
+
+const begin = performance.now()
+const work = [
+  { do: 'train', steps },
+  { do: 'sample', steps },
+]
+const sections = []
+const half = await compare(
+  'Stable Diffusion 1.5 in bfloat16',
+  [
+    ours(values.model, 'bfloat16'),
+    ...(wanted.includes('diffusers') ? [diffusers(values.model, 'bfloat16', 'channels-last')] : []),
+    ...(withOpenvino ? [openvino(values.model)] : []),
+  ],
+  work,
+  rounds,
+)
+sections.push(['Stable Diffusion 1.5, 512 px, bfloat16; diffusers with channels-last', half])
+if (!values['no-fp32']) {
+  const full = await compare(
+    'Stable Diffusion 1.5 in float32',
+    [ours(values.model, 'float32'), diffusers(values.model, 'float32', 'contiguous')],
+    [
+      { do: 'train', steps: 1 },
+      { do: 'sample', steps: 1 },
+    ],
+    values.quick ? 1 : 3,
+  )
+  sections.push(["Stable Diffusion 1.5, 512 px, float32: diffusers' default", full])
+}
+if (!values['no-mini']) {
+  const mini = at('models', 'mini')
+  const small = await compare(
+    'the embedded model',
+    [ours(mini, 'float32'), diffusers(mini, 'float32', 'contiguous')],
+    [{ do: 'picture', steps: 30 }],
+    rounds,
+  )
+  const learnt = await compare('the embedded model learns', [ours(mini, 'float32')], [{ do: 'learn' }], 1)
+  Object.assign(small.results, learnt.results)
+  sections.push(['The embedded model, float32', small])
+}
+
+const { info } = half.opened.ours
+const minutes = ((performance.now() - begin) / 60_000).toFixed(0)
+const svg = at('docs', 'images', 'benchmarks.svg')
+writeFileSync(svg, chart(half, LABELS, 'Seconds of one operation: Stable Diffusion 1.5, 512 px, bfloat16'))
+writeFileSync(
+  values.out,
+  `# Benchmarks
+
+Made by \`npm run bench${values.quick ? ' -- --quick' : ''}\` in ${minutes} minutes on ${cpus().length} cores of ${cpus()[0].model.trim()}
+(${info.cpuFeatures}) with ${(totalmem() / 2 ** 30).toFixed(0)} GB of memory, LibTorch and PyTorch ${info.libtorch}.
+Weights are random and of full size.
+
+Ours and the peers take turns, operation by operation, each first in every other round. Seconds are medians over the
+rounds, with the least and the greatest; a ratio is the median of the rounds' own ratios, and beside it that of the
+seconds that the processes' threads computed for. A ratio of one round, and one whose seconds spread by more than it says,
+is no more than a hint. Memory is a process's greatest resident set during the operation, in the round where that was
+least. The first step of every round does not count, for nobody.
+
+![${half.opened.diffusers ? 'times of ours and diffusers' : 'times'}](images/benchmarks.svg)
+
+${sections.map(([title, result]) => `## ${title} (${result.count} ${result.count > 1 ? 'rounds' : 'round'})\n\n${table(result)}`).join('\n\n')}
+
+## What is compared
+
+- *training step*: ours is a step of this package's method, which learns vectors for K and V through two text passes and
+  has the attention loss. diffusers' is a step of its own Textual Inversion script, which encodes the photo again in
+  every step (we encode it once). One photo, batch 1.
+- *guided sampling step*: DDIM, prompt and negative prompt in one batch of 2. OpenVINO runs the U-Net alone, without a
+  scheduler and guidance around it.
+- All run with \`OMP_WAIT_POLICY=PASSIVE\`, as this package sets it for itself; it is not the default of the peers.
+- *a subject is learnt*: once, with the embedded model's own settings; no peer does the same.
+- *VAE decode*: from the last step to the pixels.
+- *open*: from the call to a model that is ready. It is measured once, ours first: the file cache then helps the peers.
+- Peers that are not here: stable-diffusion.cpp. Its npm package's install script fetches CUDA libraries from a host that
+  could not be reached, and its Python package is a source build.
+
+The profile of the steps is in [performance.md](performance.md).
+`,
+)
+say(`${values.out}, ${minutes} minutes`)
