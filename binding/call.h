@@ -39,6 +39,7 @@ class Call final : public Job {
 };
 
 using LoadCall = Call<JobKind::kLoad, LoadRequest, EngineInfo, &Engine::load>;
+using AttachCall = Call<JobKind::kAttach, AttachRequest, AttachInfo, &Engine::attach>;
 using LearnCall = Call<JobKind::kLearn, LearnRequest, LearnResult, &Engine::learn>;
 using GenerateCall = Call<JobKind::kGenerate, GenerateRequest, GenerateResult, &Engine::generate>;
 using EvaluateCall = Call<JobKind::kEvaluate, EvaluateRequest, EvaluateResult, &Engine::evaluate>;

@@ -142,6 +142,11 @@ class Writer {
     object_.Set(key, write(object_.Env(), field));
   }
 
+  template <typename T>
+  void optional(const char* key, T& field) {
+    (*this)(key, field);
+  }
+
  private:
   Napi::Object object_;
 };

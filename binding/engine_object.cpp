@@ -22,6 +22,7 @@ Napi::Function EngineObject::define(Napi::Env env) {
   return DefineClass(env, "NativeEngine",
                      {
                          InstanceMethod<&EngineObject::start<LoadCall>>("load"),
+                         InstanceMethod<&EngineObject::start<AttachCall>>("attach"),
                          InstanceMethod<&EngineObject::start<LearnCall>>("learn"),
                          InstanceMethod<&EngineObject::start<GenerateCall>>("generate"),
                          InstanceMethod<&EngineObject::start<EvaluateCall>>("evaluate"),

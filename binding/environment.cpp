@@ -166,8 +166,9 @@ void Environment::receive(uint64_t id, Settled& settled) {
   release();
   if (settled.status.ok()) {
     if (const auto* info = std::get_if<EngineInfo>(&settled.result)) {
-      task.handle->reported_bytes += info->weight_bytes;
-      Napi::MemoryManagement::AdjustExternalMemory(env_, info->weight_bytes);
+      // A model that is loaded again takes the first one's place.
+      Napi::MemoryManagement::AdjustExternalMemory(env_, info->weight_bytes - task.handle->reported_bytes);
+      task.handle->reported_bytes = info->weight_bytes;
     }
     try {
       task.deferred.Resolve(std::visit([this](auto& result) { return write(env_, result); }, settled.result));

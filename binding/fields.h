@@ -58,6 +58,16 @@ void describe(V& visit, UNetSpec& it) {
   visit("flipSinToCos", it.flip_sin_to_cos);
   visit("freqShift", it.freq_shift);
   visit("downsamplePadding", it.downsample_padding);
+  visit.optional("pooledWidth", it.pooled_width);
+  visit.optional("timeIdWidth", it.time_id_width);
+  visit.optional("guidanceWidth", it.guidance_width);
+}
+
+template <typename V>
+void describe(V& visit, ControlNetSpec& it) {
+  visit("unet", it.unet);
+  visit("imageChannels", it.image_channels);
+  visit("imageWidths", it.image_widths);
 }
 
 template <typename V>
@@ -102,12 +112,23 @@ void describe(V& visit, TensorEntry& it) {
   visit("file", it.file);
   visit("begin", it.begin);
   visit("end", it.end);
+  visit.optional("transposed", it.transposed);
+}
+
+template <typename V>
+void describe(V& visit, WeightDelta& it) {
+  visit("target", it.target);
+  visit("down", it.down);
+  visit("up", it.up);
+  visit("middle", it.middle);
+  visit("scale", it.scale);
 }
 
 template <typename V>
 void describe(V& visit, SubjectVectors& it) {
   visit("stages", it.stages);
   visit("tokens", it.tokens);
+  visit.optional("inPooled", it.in_pooled);
   visit("k", it.k);
   visit("v", it.v);
 }
@@ -122,6 +143,8 @@ template <typename V>
 void describe(V& visit, PromptTokens& it) {
   visit("ids", it.ids);
   visit("slots", it.slots);
+  visit.optional("weights", it.weights);
+  visit.optional("zero", it.zero);
 }
 
 template <typename V>
@@ -151,12 +174,15 @@ void describe(V& visit, SchedulerSpec& it) {
   visit("lambdaMinClipped", it.lambda_min_clipped);
   visit("predictX0", it.predict_x0);
   visit("disableCorrector", it.disable_corrector);
+  visit.optional("originalSteps", it.original_steps);
+  visit.optional("timestepScaling", it.timestep_scaling);
 }
 
 template <typename V>
 void describe(V& visit, LoadRequest& it) {
   visit("spec", it.spec);
   visit("tensors", it.tensors);
+  visit.optional("deltas", it.deltas);
   visit("device", it.device);
   visit("dtype", it.dtype);
   visit("threads", it.threads);
@@ -172,6 +198,19 @@ void describe(V& visit, EngineInfo& it) {
   visit("libtorch", it.libtorch);
   visit("attention", it.attention);
   visit("cpuFeatures", it.cpu_features);
+}
+
+template <typename V>
+void describe(V& visit, AttachRequest& it) {
+  visit("name", it.name);
+  visit.optional("spec", it.spec);
+  visit("tensors", it.tensors);
+}
+
+template <typename V>
+void describe(V& visit, AttachInfo& it) {
+  visit("parameters", it.parameters);
+  visit("weightBytes", it.weight_bytes);
 }
 
 template <typename V>
@@ -209,6 +248,7 @@ void describe(V& visit, LearnRequest& it) {
   visit("attentionWeight", it.attention_weight);
   visit("attentionLevels", it.attention_levels);
   visit("tokenWeights", it.token_weights);
+  visit.optional("timeIds", it.time_ids);
   visit.optional("resume", it.resume);
   visit("checkpointEvery", it.checkpoint_every);
 }
@@ -218,6 +258,22 @@ void describe(V& visit, LearnResult& it) {
   visit("subject", it.subject);
   visit("state", it.state);
   visit("seconds", it.seconds);
+}
+
+template <typename V>
+void describe(V& visit, InitialImage& it) {
+  visit("image", it.image);
+  visit("strength", it.strength);
+  visit("mask", it.mask);
+}
+
+template <typename V>
+void describe(V& visit, ControlImage& it) {
+  visit("net", it.net);
+  visit("image", it.image);
+  visit("scale", it.scale);
+  visit("start", it.start);
+  visit("end", it.end);
 }
 
 template <typename V>
@@ -232,6 +288,11 @@ void describe(V& visit, GenerateRequest& it) {
   visit("width", it.width);
   visit("height", it.height);
   visit("batch", it.batch);
+  visit.optional("guidanceRescale", it.guidance_rescale);
+  visit.optional("timeIds", it.time_ids);
+  visit.optional("negativeTimeIds", it.negative_time_ids);
+  visit.optional("initial", it.initial);
+  visit.optional("controls", it.controls);
 }
 
 template <typename V>
@@ -244,9 +305,11 @@ void describe(V& visit, EvaluateRequest& it) {
   visit("op", it.op);
   visit("inputs", it.inputs);
   visit.optional("learn", it.learn);
+  visit.optional("generate", it.generate);
   visit.optional("scheduler", it.scheduler);
   visit.optional("steps", it.steps);
   visit.optional("textEncoder", it.text_encoder);
+  visit.optional("control", it.control);
 }
 
 template <typename V>

@@ -16,7 +16,7 @@
 
 namespace swap::binding {
 
-using Result = std::variant<EngineInfo, LearnResult, GenerateResult, EvaluateResult>;
+using Result = std::variant<EngineInfo, AttachInfo, LearnResult, GenerateResult, EvaluateResult>;
 
 // A job's end.
 struct Settled {

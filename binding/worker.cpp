@@ -14,7 +14,7 @@ Status out_of_memory(const char* what) {
   return {"SWAP_MEMORY_HOST", std::string("out of memory ") + what, "close what is not needed, or use a smaller model"};
 }
 
-bool overtakes(const Job& job) { return job.kind() == JobKind::kGenerate || job.kind() == JobKind::kEvaluate; }
+bool overtakes(const Job& job) { return job.kind() != JobKind::kLoad && job.kind() != JobKind::kLearn; }
 
 }  // namespace
 

@@ -1,6 +1,6 @@
 // One engine, the thread that it lives on, and the queue of jobs before it. Knows nothing of JavaScript.
 //
-// Jobs run one after another. A generation or an evaluation overtakes learnings, also the one that runs:
+// Jobs run one after another. All but a load overtake learnings, also the one that runs:
 // it is done between two of its steps. Nothing overtakes a load.
 #pragma once
 
@@ -17,7 +17,7 @@
 
 namespace swap::binding {
 
-enum class JobKind { kLoad, kLearn, kGenerate, kEvaluate };
+enum class JobKind { kLoad, kAttach, kLearn, kGenerate, kEvaluate };
 
 class Job {
  public:

@@ -55,7 +55,7 @@ class TorchEngine final : public Engine {
  public:
   Status load(const LoadRequest& request, const Hooks& hooks, EngineInfo& info) noexcept override {
     return guard([&] {
-      if (model_) throw Error("SWAP_ENGINE_ARGUMENT", "this engine has a model already");
+      model_.reset();
       const auto check = [](bool ok, const char* what) {
         if (!ok) throw Error("SWAP_ENGINE_ARGUMENT", std::string("spec: ") + what);
       };
@@ -88,6 +88,10 @@ class TorchEngine final : public Engine {
       info.attention = attention_name(compute.device, compute.dtype);
       info.cpu_features = cpu_features();
     });
+  }
+
+  Status attach(const AttachRequest& request, const Hooks&, AttachInfo&) noexcept override {
+    return guard([&] { throw Error("SWAP_ENGINE_ARGUMENT", "cannot attach '" + request.name + "'"); });
   }
 
   Status learn(const LearnRequest& request, const Hooks& hooks, LearnResult& result) noexcept override {

@@ -41,9 +41,10 @@ struct TextEncoderSpec {
   double norm_eps = 1e-5;
   // Index of the state that conditions the U-Net, counted from the end: 0 is the last layer's.
   int64_t skip_layers = 0;
-  bool final_norm = true;      // apply the final layer norm to that state
-  int64_t projection_dim = 0;  // width of the pooled projection; 0: none
-  int64_t eos = 0;             // where the pooled state is read
+  bool final_norm = true;  // apply the final layer norm to that state
+  // SDXL's second encoder: the last layer's normalised state where the text ends, projected to this width; 0: none.
+  int64_t projection_dim = 0;
+  int64_t eos = 0;  // the token that ends the text; 2 in older configs means the greatest id
 };
 
 // One resolution of the U-Net, listed from the finest (level 0) to the coarsest.
@@ -70,6 +71,19 @@ struct UNetSpec {
   bool flip_sin_to_cos = true;
   double freq_shift = 0;
   int64_t downsample_padding = 1;
+  // SDXL: a pooled text state of this width and six sizes, each as a sinusoid, join the time embedding; 0: neither.
+  int64_t pooled_width = 0;
+  int64_t time_id_width = 256;
+  int64_t guidance_width = 0;  // LCM: the guidance scale, as a sinusoid of this width, joins it too; 0: no
+};
+
+// A copy of the U-Net's way down and middle that turns a picture into residuals for it. Of `unet`, what describes
+// the way up and the output is not read.
+struct ControlNetSpec {
+  UNetSpec unet;
+  int64_t image_channels = 3;
+  std::vector<int64_t> image_widths = {16, 32, 96,
+                                       256};  // the picture's embedding, halving its size at each but the first
 };
 
 struct VaeSpec {
@@ -100,13 +114,23 @@ struct ModelSpec {
 };
 
 // Where one tensor's bytes lie: [begin, end) of `file`, little-endian, row-major.
-// `name` is canonical: "text_encoder.0.<diffusers name without text_model.>", "unet.<diffusers name>", "vae.<...>".
+// `name` is canonical: "text_encoder.0.<diffusers name without text_model.>", "unet.<diffusers name>", "vae.<...>",
+// "controlnet.<...>", and "lora.<i>.<...>" for the factors of a LoRA.
 struct TensorEntry {
   std::string name;
   std::string dtype;  // "F64" | "F32" | "F16" | "BF16" | "I64" | "I32" | "U8"
   std::vector<int64_t> shape;
   std::string file;
   uint64_t begin = 0, end = 0;
+  bool transposed = false;  // the file has [columns, rows] of the matrix `shape` = [rows, columns]
+};
+
+// W += scale * up @ down, merged while W is read (LoRA). The factors are entries of the same table, [rank, in, ...]
+// and [out, rank, ...]; with `middle` [rank, rank, kernel, kernel] both are 1x1 (LoRA of a convolution, factored).
+struct WeightDelta {
+  std::string target;            // canonical name of W
+  std::string down, up, middle;  // names in the table; middle may be empty
+  double scale = 1;              // alpha / rank and the user's own
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -115,6 +139,9 @@ struct TensorEntry {
 // A subject's vectors: k and v are [stages, tokens, width] in row-major order, one pair for each text encoder.
 struct SubjectVectors {
   int64_t stages = 0, tokens = 0;
+  // They also stand in the prompt that the pooled state is read from (Textual Inversion files); a subject that was
+  // learnt here leaves the pooled state to its class word.
+  bool in_pooled = false;
   std::vector<std::vector<float>> k, v;
 };
 
@@ -124,10 +151,14 @@ struct SubjectSlot {
   int64_t position = 0;
 };
 
-// A tokenized prompt, padded to the encoder's positions; at the slots stand the class word's ids.
+// A tokenized prompt: one or more chunks of the encoder's positions, each with its own begin and end, one behind the
+// other; at the slots stand the class word's ids. Chunks are encoded apart and their states concatenated; the pooled
+// state is the first chunk's.
 struct PromptTokens {
-  std::vector<std::vector<int64_t>> ids;  // one list for each text encoder
-  std::vector<SubjectSlot> slots;         // the same positions in all encoders
+  std::vector<std::vector<int64_t>> ids;  // one list for each text encoder, all of one length
+  std::vector<SubjectSlot> slots;         // the same positions in all encoders, counted over the chunks
+  std::vector<float> weights;             // one a position, for the states; their mean is restored. Empty: all 1
+  bool zero = false;                      // states and pooled state are zeros, whatever the ids
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -136,7 +167,7 @@ struct PromptTokens {
 // Every key of diffusers' scheduler configs that changes a number, already resolved with the
 // defaults of the scheduler's class.
 struct SchedulerSpec {
-  std::string kind = "ddim";  // "ddim" | "pndm" | "euler" | "euler-a" | "dpm++2m" | "unipc"
+  std::string kind = "ddim";  // "ddim" | "pndm" | "euler" | "euler-a" | "dpm++2m" | "unipc" | "lcm"
   NoiseSpec noise;
   std::string timestep_spacing = "leading";  // "leading" | "trailing" | "linspace"
   int64_t steps_offset = 0;
@@ -158,11 +189,14 @@ struct SchedulerSpec {
   double lambda_min_clipped = -1e30;
   bool predict_x0 = true;                  // UniPC
   std::vector<int64_t> disable_corrector;  // UniPC
+  int64_t original_steps = 50;             // LCM: of the schedule that its steps are taken from
+  double timestep_scaling = 10;            // LCM
 };
 
 struct LoadRequest {
   ModelSpec spec;
   std::vector<TensorEntry> tensors;
+  std::vector<WeightDelta> deltas;
   std::string device = "cpu";  // "cpu" | "cuda" | "cuda:N"
   std::string dtype = "auto";  // "auto" | "float32" | "bfloat16" | "float16"
   int64_t threads = 0;         // CPU threads of the process; 0: physical cores
@@ -176,6 +210,17 @@ struct EngineInfo {
   std::string libtorch;      // version that is loaded
   std::string attention;     // which make of the op: "eager" | ...
   std::string cpu_features;  // for the doctor, e.g. "avx2 avx512f avx512_bf16 amx_bf16"
+};
+
+// Adds a ControlNet under a name, replaces the one of that name, or, without a spec, lets it go.
+struct AttachRequest {
+  std::string name;
+  std::optional<ControlNetSpec> spec;
+  std::vector<TensorEntry> tensors;
+};
+
+struct AttachInfo {
+  int64_t parameters = 0, weight_bytes = 0;  // of what was attached
 };
 
 // 8-bit RGB, row-major, [height, width, 3].
@@ -211,6 +256,7 @@ struct LearnRequest {
   double attention_weight = 0.003;        // lambda; 0 turns the loss off
   std::vector<int64_t> attention_levels;  // downsampling levels, 0 the finest; empty: all
   std::vector<float> token_weights;       // [positions]; empty: 1 everywhere
+  std::vector<double> time_ids;           // [6] where the U-Net takes a pooled state
   std::optional<TrainerState> resume;
   int64_t checkpoint_every = 0;  // steps between two calls of Hooks::checkpoint; 0: never
 };
@@ -221,6 +267,20 @@ struct LearnResult {
   double seconds = 0;  // in training steps
 };
 
+// What a picture begins from instead of noise alone.
+struct InitialImage {
+  Image image;              // of the request's size
+  double strength = 0.8;    // 0..1: the share of the steps that is done
+  std::vector<float> mask;  // [height, width], 1 where it is painted anew, 0 where it is kept; empty: 1 everywhere
+};
+
+struct ControlImage {
+  std::string net;            // the name that a ControlNet was attached under
+  Image image;                // of the request's size
+  double scale = 1;           // of its residuals
+  double start = 0, end = 1;  // the share of the steps that it takes part in
+};
+
 struct GenerateRequest {
   PromptTokens prompt, negative;
   std::vector<SubjectVectors> subjects;
@@ -229,7 +289,11 @@ struct GenerateRequest {
   double guidance_scale = 7.5;  // at most 1: no guidance, the negative prompt is not used
   std::vector<int64_t> seeds;   // one an image
   int64_t width = 512, height = 512;
-  int64_t batch = 0;  // images at once; 0: as many as fit
+  int64_t batch = 0;            // images at once; 0: as many as fit
+  double guidance_rescale = 0;  // 0..1: how far the guided output's spread returns to that of the prompt's own
+  std::vector<double> time_ids, negative_time_ids;  // [6] where the U-Net takes a pooled state
+  std::optional<InitialImage> initial;
+  std::vector<ControlImage> controls;
 };
 
 struct GenerateResult {
@@ -237,8 +301,11 @@ struct GenerateResult {
 };
 
 // Direct access to the parts, for tests against a reference and for the benchmarks.
-//   "text_states"  ids [B, L]                        -> states [B, L, width]
-//   "unet"         latents, timesteps [B], states_k [B, L, C], states_v   -> output
+//   "text_states"  ids [B, L]                        -> states [B, L, width], pooled [B, projection] where there is one
+//   "prompt"       generate                          -> states_k, states_v [1, L, C], pooled, at timesteps [1]
+//   "unet"         latents, timesteps [B], states_k [B, L, C], states_v, and where the model or the caller has them
+//                  pooled [B, P], time_ids [B, 6], guidance [B], residual.<i>, residual.mid       -> output
+//   "controlnet"   control + as "unet", image [B, 3, H, W] in 0..1     -> residual.<i>, residual.mid
 //   "vae_encode"   image [B, 3, H, W] in -1..1       -> mean, std (not scaled)
 //   "vae_decode"   latents [B, 4, h, w] (not scaled) -> image in -1..1, not clamped
 //   "trajectory"   sample, outputs [calls, ...], seed -> timesteps [calls], samples [calls, ...]
@@ -249,9 +316,11 @@ struct EvaluateRequest {
   std::string op;
   std::vector<NamedTensor> inputs;
   std::optional<LearnRequest> learn;
+  std::optional<GenerateRequest> generate;
   std::optional<SchedulerSpec> scheduler;
   int64_t steps = 0;
   int64_t text_encoder = 0;
+  std::string control;  // the name of a ControlNet
 };
 
 struct EvaluateResult {
@@ -272,7 +341,7 @@ struct Progress {
 struct Hooks {
   const std::atomic<bool>* cancelled = nullptr;  // polled at every block and tensor; may be null
   std::function<void(const Progress&)> progress;
-  // Called by learn() between two steps. It may call generate() or evaluate() of the same engine.
+  // Called by learn() between two steps. It may call attach(), generate() or evaluate() of the same engine.
   std::function<void()> yield;
   std::function<void(const TrainerState&)> checkpoint;
 };
@@ -284,15 +353,17 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Reads the weights, straight into the dtype that is computed in. Called once, first.
+  // Reads the weights, straight into the dtype that is computed in. Called first; called again, what was loaded and
+  // attached is let go before (other LoRAs). When it fails there is no model.
   virtual Status load(const LoadRequest& request, const Hooks& hooks, EngineInfo& info) noexcept = 0;
+  virtual Status attach(const AttachRequest& request, const Hooks& hooks, AttachInfo& info) noexcept = 0;
   virtual Status learn(const LearnRequest& request, const Hooks& hooks, LearnResult& result) noexcept = 0;
   virtual Status generate(const GenerateRequest& request, const Hooks& hooks, GenerateResult& result) noexcept = 0;
   virtual Status evaluate(const EvaluateRequest& request, const Hooks& hooks, EvaluateResult& result) noexcept = 0;
 };
 
 // Bumped whenever a struct above changes, so that an addon never talks to another build's engine.
-inline constexpr int kEngineAbi = 1;
+inline constexpr int kEngineAbi = 2;
 
 struct EngineFactory {
   int abi;                       // kEngineAbi of the library

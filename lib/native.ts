@@ -23,7 +23,9 @@ export interface TextEncoderSpec {
   /** Which state conditions the U-Net, counted from the end: 0 is the last layer's. */
   skipLayers: number
   finalNorm: boolean
+  /** SDXL's second encoder: width of the pooled state; 0: none. */
   projectionDim: number
+  /** The token that ends the text; 2 in older configs means the greatest id. */
   eos: number
 }
 
@@ -53,6 +55,18 @@ export interface UNetSpec {
   flipSinToCos: boolean
   freqShift: number
   downsamplePadding: number
+  /** SDXL: width of the pooled text state that joins the time embedding, with six sizes; 0: neither. */
+  pooledWidth?: number | undefined
+  timeIdWidth?: number | undefined
+  /** LCM: width of the guidance scale's sinusoid; 0: none. */
+  guidanceWidth?: number | undefined
+}
+
+/** Of `unet`, what describes the way up and the output is not read. */
+export interface ControlNetSpec {
+  unet: UNetSpec
+  imageChannels: number
+  imageWidths: number[]
 }
 
 export interface VaeSpec {
@@ -94,20 +108,39 @@ export interface TensorEntry {
   file: string
   begin: number
   end: number
+  /** The file has the matrix `shape` column by column; undefined: no. */
+  transposed?: boolean | undefined
+}
+
+/** `W += scale * up @ down`, merged while W is read. `down`, `up` and `middle` name entries of the same table. */
+export interface WeightDelta {
+  target: string
+  down: string
+  up: string
+  /** Empty: none. */
+  middle: string
+  scale: number
 }
 
 export interface SubjectVectors {
   stages: number
   tokens: number
+  /** They stand in the prompt that the pooled state is read from too (Textual Inversion files). */
+  inPooled?: boolean | undefined
   /** One `[stages, tokens, width]` array for each text encoder. */
   k: Float32Array[]
   v: Float32Array[]
 }
 
 export interface PromptTokens {
-  /** One padded list for each text encoder. */
+  /** One list for each text encoder: chunks of the encoder's positions, one behind the other. */
   ids: number[][]
+  /** Positions are counted over the chunks. */
   slots: { subject: number; position: number }[]
+  /** One a position; undefined: all 1. */
+  weights?: Float32Array | undefined
+  /** States and pooled state are zeros. */
+  zero?: boolean | undefined
 }
 
 export type SchedulerKind = 'ddim' | 'pndm' | 'euler' | 'euler-a' | 'dpm++2m' | 'unipc'
@@ -139,11 +172,14 @@ export interface SchedulerSpec {
   lambdaMinClipped: number
   predictX0: boolean
   disableCorrector: number[]
+  originalSteps?: number | undefined
+  timestepScaling?: number | undefined
 }
 
 export interface LoadRequest {
   spec: ModelSpec
   tensors: TensorEntry[]
+  deltas?: WeightDelta[] | undefined
   device: string
   dtype: 'auto' | 'float32' | 'bfloat16' | 'float16'
   threads: number
@@ -158,6 +194,18 @@ export interface EngineInfo {
   libtorch: string
   attention: string
   cpuFeatures: string
+}
+
+/** Adds a ControlNet under a name, replaces the one of that name, or, without a spec, lets it go. */
+export interface AttachRequest {
+  name: string
+  spec?: ControlNetSpec | undefined
+  tensors: TensorEntry[]
+}
+
+export interface AttachInfo {
+  parameters: number
+  weightBytes: number
 }
 
 /** 8-bit RGB, `[height, width, 3]`. */
@@ -194,6 +242,8 @@ export interface LearnRequest {
   /** Empty: all. */
   attentionLevels: number[]
   tokenWeights: Float32Array
+  /** `[6]` where the U-Net takes a pooled state; undefined: none. */
+  timeIds?: number[] | undefined
   resume?: TrainerState | undefined
   checkpointEvery: number
 }
@@ -202,6 +252,21 @@ export interface LearnResult {
   subject: SubjectVectors
   state: TrainerState
   seconds: number
+}
+
+export interface InitialImage {
+  image: NativeImage
+  strength: number
+  /** `[height, width]`, 1 where it is painted anew; empty: everywhere. */
+  mask: Float32Array
+}
+
+export interface ControlImage {
+  net: string
+  image: NativeImage
+  scale: number
+  start: number
+  end: number
 }
 
 export interface GenerateRequest {
@@ -215,6 +280,11 @@ export interface GenerateRequest {
   width: number
   height: number
   batch: number
+  guidanceRescale?: number | undefined
+  timeIds?: number[] | undefined
+  negativeTimeIds?: number[] | undefined
+  initial?: InitialImage | undefined
+  controls?: ControlImage[] | undefined
 }
 
 export interface GenerateResult {
@@ -222,12 +292,23 @@ export interface GenerateResult {
 }
 
 export interface EvaluateRequest {
-  op: 'text_states' | 'unet' | 'vae_encode' | 'vae_decode' | 'trajectory' | 'gradient' | 'draws'
+  op:
+    | 'text_states'
+    | 'prompt'
+    | 'unet'
+    | 'controlnet'
+    | 'vae_encode'
+    | 'vae_decode'
+    | 'trajectory'
+    | 'gradient'
+    | 'draws'
   inputs: NativeTensor[]
   learn?: LearnRequest | undefined
+  generate?: GenerateRequest | undefined
   scheduler?: SchedulerSpec | undefined
   steps?: number | undefined
   textEncoder?: number | undefined
+  control?: string | undefined
 }
 
 export interface EvaluateResult {
@@ -259,9 +340,10 @@ export interface NativeTask<T> {
   cancel(): void
 }
 
-/** One engine and its worker thread. All tasks of one engine run on that thread; generations go before a learning that runs. */
+/** One engine and its worker thread. All tasks of one engine run on that thread; all but loads go before a learning that runs. */
 export interface NativeEngine {
   load(request: LoadRequest, onEvent: (event: NativeEvent) => void): NativeTask<EngineInfo>
+  attach(request: AttachRequest, onEvent: (event: NativeEvent) => void): NativeTask<AttachInfo>
   learn(request: LearnRequest, onEvent: (event: NativeEvent) => void): NativeTask<LearnResult>
   generate(request: GenerateRequest, onEvent: (event: NativeEvent) => void): NativeTask<GenerateResult>
   evaluate(request: EvaluateRequest, onEvent: (event: NativeEvent) => void): NativeTask<EvaluateResult>

@@ -87,7 +87,8 @@ at::Tensor UNet::time_embedding(const at::Tensor& timesteps) const {
   return at::silu(time2_(at::silu(time1_(embedding))));
 }
 
-at::Tensor UNet::operator()(const at::Tensor& latents, const at::Tensor& timesteps, AttentionContext& context) const {
+at::Tensor UNet::operator()(const at::Tensor& latents, const at::Tensor& timesteps, AttentionContext& context,
+                            const Conditions&) const {
   context.losses.assign(layer_levels_.size(), at::Tensor());
   const auto time = time_embedding(timesteps);
   auto x = conv_in_(latents.to(dtype()).contiguous(at::MemoryFormat::ChannelsLast));

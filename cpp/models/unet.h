@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "attention/context.h"
+#include "models/conditions.h"
 #include "models/resnet.h"
 #include "models/transformer.h"
 
@@ -16,7 +17,8 @@ class UNet {
 
   // latents [B, in, h, w] fp32, timesteps [B] (may be fractional) -> [B, out, h, w] fp32.
   // context.losses is sized here; it is filled where context.reference asks for it.
-  at::Tensor operator()(const at::Tensor& latents, const at::Tensor& timesteps, AttentionContext& context) const;
+  at::Tensor operator()(const at::Tensor& latents, const at::Tensor& timesteps, AttentionContext& context,
+                        const Conditions& conditions = {}) const;
 
   // K of every cross-attention layer whose downsampling level is in `levels` (empty: all) for states [1, L, C].
   ReferenceKeys cross_keys(const at::Tensor& states, const std::vector<int64_t>& levels) const;

@@ -23,6 +23,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -91,6 +92,9 @@ class FakeEngine final : public Engine {
   Status load(const LoadRequest& request, const Hooks& hooks, EngineInfo& info) noexcept override {
     return guarded([&] { return do_load(request, hooks, info); }, false);
   }
+  Status attach(const AttachRequest& request, const Hooks& hooks, AttachInfo& info) noexcept override {
+    return guarded([&] { return do_attach(request, hooks, info); }, true);
+  }
   Status learn(const LearnRequest& request, const Hooks& hooks, LearnResult& result) noexcept override {
     return guarded(
         [&] {
@@ -150,7 +154,9 @@ class FakeEngine final : public Engine {
   }
 
   Status do_load(const LoadRequest& request, const Hooks& hooks, EngineInfo& info) {
-    if (loaded_) return state("a model is loaded already");
+    loaded_ = false;
+    weights_.clear();
+    attached_.clear();
     const char* step = std::getenv("SWAP_FAKE_STEP_MS");
     step_ms_ = step ? std::atoll(step) : 0;
     const char* variable = std::getenv("SWAP_FAKE_LOAD");
@@ -183,6 +189,18 @@ class FakeEngine final : public Engine {
     info.weight_bytes = static_cast<int64_t>(total);
     info.attention = "fake";
     info.cpu_features = "sum " + std::to_string(sum_);
+    return {};
+  }
+
+  Status do_attach(const AttachRequest& request, const Hooks& hooks, AttachInfo& info) {
+    if (!loaded_) return state("no model is loaded");
+    attached_.erase(request.name);
+    if (!request.spec) return {};
+    for (auto& tensor : request.tensors) {
+      if (auto status = sum_tensor(tensor, hooks); !status.ok()) return status;
+      info.weight_bytes += static_cast<int64_t>(tensor.end - tensor.begin);
+    }
+    attached_.insert(request.name);
     return {};
   }
 
@@ -303,6 +321,9 @@ class FakeEngine final : public Engine {
         return {"SWAP_PROMPT_UNKNOWN_SUBJECT", "slot of subject " + std::to_string(slot.subject), ""};
       }
     }
+    for (auto& control : request.controls) {
+      if (!attached_.count(control.net)) return {"SWAP_ENGINE_ARGUMENT", "no ControlNet \"" + control.net + "\"", ""};
+    }
     const auto images = static_cast<int64_t>(request.seeds.size());
     for (int64_t i = 0; i < images; ++i) {
       const int64_t seed = request.seeds[static_cast<size_t>(i)];
@@ -391,6 +412,7 @@ class FakeEngine final : public Engine {
   int64_t step_ms_ = 0;
   uint64_t sum_ = 0;
   std::vector<unsigned char> weights_;
+  std::set<std::string> attached_;
   std::thread::id owner_;
 };
 

@@ -1,5 +1,7 @@
 /** A binding in TypeScript: what the engine was asked for, and answers that a test gives by hand. */
 import type {
+  AttachInfo,
+  AttachRequest,
   EngineInfo,
   GenerateRequest,
   GenerateResult,
@@ -74,6 +76,7 @@ export class Call<Request, Result> {
 
 export class FakeEngine implements NativeEngine {
   readonly loads: Call<LoadRequest, EngineInfo>[] = []
+  readonly attaches: Call<AttachRequest, AttachInfo>[] = []
   readonly learns: Call<LearnRequest, LearnResult>[] = []
   readonly generates: Call<GenerateRequest, GenerateResult>[] = []
   closed = 0
@@ -104,21 +107,29 @@ export class FakeEngine implements NativeEngine {
     return call
   }
 
+  attach(request: AttachRequest, onEvent: (event: NativeEvent) => void): NativeTask<AttachInfo> {
+    const call = new Call<AttachRequest, AttachInfo>(request, onEvent)
+    this.attaches.push(call)
+    this.binding.onAttach(call)
+    return call
+  }
+
   evaluate(): never {
     throw new Error('not part of this fake')
   }
 
   async close(): Promise<void> {
     this.closed++
-    for (const call of [...this.loads, ...this.learns, ...this.generates]) call.cancel()
+    for (const call of [...this.loads, ...this.attaches, ...this.learns, ...this.generates]) call.cancel()
   }
 }
 
 export class FakeBinding implements NativeBinding {
-  readonly abi = 1
+  readonly abi = 2
   readonly engines: FakeEngine[] = []
   /** By default a model loads at once, and the rest waits for the test. */
   onLoad: (call: Call<LoadRequest, EngineInfo>) => void = (call) => call.resolve(ENGINE_INFO)
+  onAttach: (call: Call<AttachRequest, AttachInfo>) => void = (call) => call.resolve({ parameters: 0, weightBytes: 0 })
   onLearn: (call: Call<LearnRequest, LearnResult>) => void = () => {}
   onGenerate: (call: Call<GenerateRequest, GenerateResult>) => void = () => {}
 
