@@ -21,7 +21,7 @@ const chosen = async (name: string, content: string) => {
 test('SWAP_NATIVE_BINDING names the addon', async () => {
   await chosen('addon.cjs', 'exports.abi = 2')
   expect(findAddon()).toBe(join(folder, 'addon.cjs'))
-  expect(loadAddon().abi).toBe(1)
+  expect(loadAddon().abi).toBe(2)
 })
 
 test('one that is missing', () => {
