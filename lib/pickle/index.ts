@@ -1,0 +1,3 @@
+/** Files of torch.save(), read without running any of them. */
+export { readTorchArchive, type TorchArchive, TorchTensor } from './torch.ts'
+export { Inert } from './unpickler.ts'
