@@ -1,13 +1,9 @@
 // UNet2DConditionModel as SD 1.x, 2.x and the embedded model configure it.
 #pragma once
 
-#include <optional>
 #include <vector>
 
-#include "attention/context.h"
-#include "models/conditions.h"
-#include "models/resnet.h"
-#include "models/transformer.h"
+#include "models/down_path.h"
 
 namespace swap {
 
@@ -25,25 +21,15 @@ class UNet {
 
   // Downsampling level of every cross-attention layer, in the order of the forward pass.
   const std::vector<int64_t>& layer_levels() const { return layer_levels_; }
+  // Channels of the skip connections, in the order that they are made.
+  const std::vector<int64_t>& skip_channels() const { return down_.skip_channels(); }
   const UNetSpec& spec() const { return spec_; }
-  at::ScalarType dtype() const { return conv_in_.weight.scalar_type(); }
+  at::ScalarType dtype() const { return down_.dtype(); }
 
  private:
-  struct Block {
-    std::vector<ResnetBlock> resnets;
-    std::vector<SpatialTransformer> transformers;  // one behind each resnet, or none
-    Conv2d resample;                               // undefined at the end of the line
-  };
-
-  SpatialTransformer transformer(const Scope& scope, int64_t channels, int64_t heads, int64_t depth, int64_t level);
-  at::Tensor time_embedding(const at::Tensor& timesteps) const;
-
   UNetSpec spec_;
-  Linear time1_, time2_;
-  Conv2d conv_in_;
-  std::vector<Block> down_, up_;
-  std::vector<ResnetBlock> mid_resnets_;
-  std::optional<SpatialTransformer> mid_transformer_;
+  DownPath down_;
+  std::vector<UNetBlock> up_;
   GroupNorm norm_out_;
   Conv2d conv_out_;
   std::vector<int64_t> layer_levels_;

@@ -1,0 +1,101 @@
+#include "models/down_path.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace swap {
+
+at::Tensor UNetBlock::run(size_t j, const at::Tensor& x, const at::Tensor& time, AttentionContext& context) const {
+  const auto h = resnets[j](context.cancel.at(x), time);
+  return transformers.empty() ? h : transformers[j](h, context);
+}
+
+SpatialTransformer DownPath::transformer(const Scope& scope, int64_t channels, int64_t heads, int64_t depth,
+                                         int64_t level) {
+  const auto first = static_cast<int64_t>(layer_levels_.size());
+  layer_levels_.insert(layer_levels_.end(), depth, level);
+  return SpatialTransformer(scope, spec_, channels, heads, depth, first);
+}
+
+DownPath::DownPath(const Scope& scope, const UNetSpec& spec) : spec_(spec) {
+  const auto& levels = spec.levels;
+  const auto count = static_cast<int64_t>(levels.size());
+  const int64_t base = levels[0].channels, time_width = 4 * base, groups = spec.norm_groups;
+
+  time1_ = Linear(scope / "time_embedding" / "linear_1", base, time_width);
+  time2_ = Linear(scope / "time_embedding" / "linear_2", time_width, time_width);
+  conv_in_ = Conv2d(scope / "conv_in", spec.in_channels, base, 3, 1, 1);
+
+  skip_channels_.push_back(base);
+  int64_t in = base;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto& level = levels[i];
+    const Scope at_level = scope / "down_blocks" / i;
+    UNetBlock block;
+    for (int64_t j = 0; j < level.layers; ++j) {
+      block.resnets.emplace_back(at_level / "resnets" / j, in, level.channels, time_width, groups, spec.norm_eps);
+      in = level.channels;
+      if (level.down_attention) {
+        block.transformers.push_back(
+            transformer(at_level / "attentions" / j, in, level.heads, level.transformer_layers, i));
+      }
+      skip_channels_.push_back(in);
+    }
+    if (i + 1 < count) {
+      block.resample = Conv2d(at_level / "downsamplers" / 0 / "conv", in, in, 3, 2, spec.downsample_padding);
+      skip_channels_.push_back(in);
+    }
+    down_.push_back(std::move(block));
+  }
+
+  const Scope middle = scope / "mid_block";
+  mid_resnets_.emplace_back(middle / "resnets" / 0, in, in, time_width, groups, spec.norm_eps);
+  if (spec.mid_attention) {
+    mid_transformer_.emplace(
+        transformer(middle / "attentions" / 0, in, spec.mid_heads, spec.mid_transformer_layers, count - 1));
+    // Without attention the middle is one resnet only (diffusers' UNetMidBlock2D as the U-Net builds it).
+    mid_resnets_.emplace_back(middle / "resnets" / 1, in, in, time_width, groups, spec.norm_eps);
+  }
+}
+
+at::Tensor DownPath::time_embedding(const at::Tensor& timesteps, const Conditions&) const {
+  const int64_t half = spec_.levels[0].channels / 2;
+  const auto exponent = at::arange(half, at::TensorOptions().dtype(at::kFloat).device(timesteps.device())) *
+                        (-std::log(10000.0) / (static_cast<double>(half) - spec_.freq_shift));
+  const auto angles = timesteps.to(at::kFloat).unsqueeze(1) * at::exp(exponent).unsqueeze(0);
+  const auto sine = at::sin(angles), cosine = at::cos(angles);
+  const auto embedding = (spec_.flip_sin_to_cos ? at::cat({cosine, sine}, 1) : at::cat({sine, cosine}, 1)).to(dtype());
+  return at::silu(time2_(at::silu(time1_(embedding))));
+}
+
+at::Tensor DownPath::enter(const at::Tensor& latents) const {
+  return conv_in_(latents.to(dtype()).contiguous(at::MemoryFormat::ChannelsLast));
+}
+
+DownPath::Features DownPath::operator()(const at::Tensor& input, const at::Tensor& time,
+                                        AttentionContext& context) const {
+  auto x = input;
+  std::vector<at::Tensor> skips{x};
+  for (const auto& block : down_) {
+    for (size_t j = 0; j < block.resnets.size(); ++j) {
+      x = block.run(j, x, time, context);
+      skips.push_back(x);
+    }
+    if (block.resample.weight.defined()) {
+      x = block.resample(block.resample.padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x);
+      skips.push_back(x);
+    }
+  }
+  x = mid_resnets_[0](context.cancel.at(x), time);
+  if (mid_transformer_) x = mid_resnets_[1]((*mid_transformer_)(x, context), time);
+  return {std::move(skips), x};
+}
+
+void DownPath::cross_keys(const at::Tensor& states, ReferenceKeys& keys) const {
+  for (const auto& block : down_) {
+    for (const auto& transformer : block.transformers) transformer.cross_keys(states, keys);
+  }
+  if (mid_transformer_) mid_transformer_->cross_keys(states, keys);
+}
+
+}  // namespace swap
