@@ -76,15 +76,16 @@ const template = v.pipe(
   v.check((value) => value.split('{}').length === 2, 'must contain {} once, where the subject goes'),
 )
 
-/** Progress of {@link Personalizer.open}: bytes of weights read. */
+/** Progress of {@link Personalizer.open}: bytes of a model that is fetched from the hub, then of weights read. */
 export interface OpenProgress {
-  phase: 'load'
+  phase: 'download' | 'load'
   done: number
+  /** 0 while it is not known. */
   total: number
 }
 
 export const openSchema = object({
-  /** `'mini'` (embedded) or a folder in the diffusers layout. */
+  /** `'mini'` (embedded), a folder in the diffusers layout, or `'owner/name[@revision]'` on the Hugging Face hub. */
   model: v.optional(path, 'mini'),
   /** Where to compute. `'auto'`: CUDA where the LibTorch that is found has it, else the CPU. */
   device: v.optional(
@@ -98,7 +99,7 @@ export const openSchema = object({
   dtype: v.optional(oneOf(['auto', 'float32', 'bfloat16', 'float16']), 'auto'),
   /** CPU threads, for the whole process; default: the physical cores. */
   threads: v.optional(integer(1, 1024)),
-  /** Called while the weights are read. An error that it throws ends the opening. */
+  /** Called while a model is fetched and while the weights are read. An error that it throws ends the opening. */
   onProgress: v.optional(
     v.custom<(progress: OpenProgress) => void>((value) => typeof value === 'function', 'must be a function'),
   ),

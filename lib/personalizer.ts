@@ -2,6 +2,7 @@
 import { addonFolder, engineOverride, enginePath, hasEngine, loadAddon } from './addon.ts'
 import { DisposedError, SwapError } from './errors.ts'
 import { type GenerateEvent, generate } from './generate.ts'
+import type { PullOptions } from './hub/index.ts'
 import type { GeneratedImage } from './image/index.ts'
 import { type CallOptions, Job, type JobContext } from './job.ts'
 import { type LearnEvent, learn } from './learn.ts'
@@ -12,6 +13,7 @@ import {
   type GenerateOptions,
   type LearnOptions,
   type OpenOptions,
+  type OpenProgress,
   openSchema,
   parseOptions,
   parseSignal,
@@ -49,14 +51,18 @@ export interface PersonalizerInfo {
 
 /** @internal What opening needs from the other rooms; tests put their own in place. */
 export interface OpenParts {
-  readModel(model: string): Promise<Model>
+  readModel(model: string, options?: PullOptions): Promise<Model>
   findLibtorch(): Promise<LibTorch>
   loadAddon(): NativeBinding
   addonFolder(): string
 }
 
 const PARTS: OpenParts = {
-  readModel: async (model) => (await import('./model/index.ts')).readModel(model),
+  readModel: async (model, options) => {
+    const { path, name } = await (await import('./hub/index.ts')).locateModel(model, options)
+    const read = await (await import('./model/index.ts')).readModel(path)
+    return name === undefined ? read : { ...read, name }
+  },
   findLibtorch: async () => (await import('./libtorch/index.ts')).findLibtorch(),
   loadAddon,
   addonFolder,
@@ -98,7 +104,7 @@ export class Personalizer implements AsyncDisposable {
    * Reads a base model into memory.
    *
    * @throws SwapError `SWAP_LIBTORCH_MISSING` and `SWAP_LIBTORCH_VERSION` (run `npx swap setup`), `SWAP_MODEL_…`,
-   *   `SWAP_ENGINE_…`, `SWAP_OPTION_…`; or the signal's reason
+   *   `SWAP_HUB_…`, `SWAP_ENGINE_…`, `SWAP_OPTION_…`; or the signal's reason
    */
   static async open(options: OpenOptions = {}, call: CallOptions = {}): Promise<Personalizer> {
     return openWith(PARTS, options, call)
@@ -179,15 +185,26 @@ type Options = ReturnType<typeof parseOpen>
 const parseOpen = (given: unknown) => parseOptions(openSchema, given, 'open()')
 
 async function open(parts: OpenParts, options: Options, { signal }: JobContext<never>): Promise<Personalizer> {
-  const model = await parts.readModel(options.model)
-  signal.throwIfAborted()
+  // What the caller's own function throws ends the opening.
+  const failure = new AbortController()
+  const report = (progress: OpenProgress): void => {
+    if (failure.signal.aborted) return
+    try {
+      options.onProgress?.(progress)
+    } catch (error) {
+      failure.abort(error)
+    }
+  }
+  const either = AbortSignal.any([signal, failure.signal])
+  const variant = options.dtype === 'bfloat16' || options.dtype === 'float16' ? 'fp16' : 'full'
+  const model = await parts.readModel(options.model, { variant, signal: either, onProgress: report })
+  either.throwIfAborted()
   const libtorch = engineOverride() ? undefined : await parts.findLibtorch()
   signal.throwIfAborted()
   const binding = parts.loadAddon()
   const { device, ...paths } = chooseEngine(options.device, libtorch, parts.addonFolder())
   const engine = createEngine(binding, paths)
   try {
-    const failure = new AbortController()
     const request = {
       spec: model.spec,
       tensors: model.tensors,
@@ -197,14 +214,10 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
     }
     const load = (): ReturnType<NativeEngine['load']> =>
       engine.load(request, (event) => {
-        if (event.type !== 'progress' || event.phase !== 'load' || failure.signal.aborted) return
-        try {
-          options.onProgress?.({ phase: 'load', done: event.done, total: event.total })
-        } catch (error) {
-          failure.abort(error)
-        }
+        if (event.type !== 'progress' || event.phase !== 'load') return
+        report({ phase: 'load', done: event.done, total: event.total })
       })
-    const engineInfo = await runTask(load, AbortSignal.any([signal, failure.signal])).catch((error: unknown) => {
+    const engineInfo = await runTask(load, either).catch((error: unknown) => {
       throw failure.signal.aborted ? failure.signal.reason : error
     })
     failure.signal.throwIfAborted()

@@ -15,7 +15,11 @@ export interface ModelFlags {
 
 export function addModelOptions(command: Command): Command {
   return command
-    .option('--model <model>', "the base model: 'mini' (embedded) or a folder in the diffusers layout", 'mini')
+    .option(
+      '--model <model>',
+      "the base model: 'mini' (embedded), a folder in the diffusers layout, or owner/name[@revision] on the hub",
+      'mini',
+    )
     .option('--device <device>', "where to compute: 'auto', 'cpu', 'cuda' or 'cuda:N'", 'auto')
     .addOption(
       new Option('--dtype <dtype>', 'what to compute in')
@@ -35,9 +39,13 @@ export async function withPersonalizer<T>(
   work: (personalizer: Personalizer) => Promise<T>,
 ): Promise<T> {
   const { model, device, dtype, threads } = flags
-  const onProgress: OpenOptions['onProgress'] = ({ done, total }) => {
-    if (total < SLOW_TO_LOAD) return
-    output.progress('loading', { done, total, detail: `${megabytes(done)} of ${megabytes(total)}` })
+  const onProgress: OpenOptions['onProgress'] = ({ phase, done, total }) => {
+    if (phase === 'load' && total < SLOW_TO_LOAD) return
+    output.progress(phase === 'load' ? 'loading' : 'download', {
+      done,
+      total,
+      detail: `${megabytes(done)} of ${megabytes(total)}`,
+    })
   }
   const personalizer = await Personalizer.open({ model, device, dtype, threads, onProgress }, { signal })
   try {

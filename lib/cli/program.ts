@@ -7,7 +7,9 @@ import { packageRoot } from '../paths.ts'
 import { addDoctor } from './doctor.ts'
 import { addGenerate } from './generate.ts'
 import { addLearn } from './learn.ts'
+import { addModels } from './models.ts'
 import { Output } from './output.ts'
+import { addPull } from './pull.ts'
 import { usage } from './run.ts'
 import { addSetup } from './setup.ts'
 
@@ -36,6 +38,8 @@ export function buildProgram(json = false): Command {
     )
   addLearn(program)
   addGenerate(program)
+  addPull(program)
+  addModels(program)
   addSetup(program)
   addDoctor(program)
   return program

@@ -1,11 +1,12 @@
 /** `swap setup`: LibTorch into the cache folder, whole or not at all. */
 
-import { mkdir, readdir, readFile, rename, rm, statfs, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, rename, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { SwapError } from '../errors.ts'
 import { fileError } from '../files.ts'
+import { type DownloadErrors, download } from '../http/download.ts'
+import { takeLock } from '../lock.ts'
 import { cachedLibtorch, cacheFolder } from './cache.ts'
-import { download, isUnreachable } from './download.ts'
 import type { LibTorch } from './find.ts'
 import { inspectLibtorch } from './inspect.ts'
 import { downloadWheel, wheelEntry } from './pip.ts'
@@ -57,32 +58,33 @@ async function requireSpace(folder: string, bytes: number): Promise<void> {
   )
 }
 
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
+/** How this room says that its download failed. */
+const ERRORS: DownloadErrors = {
+  failed: (url, what, cause) =>
+    new SwapError('SWAP_LIBTORCH_DOWNLOAD', `cannot download ${url}: ${what}`, {
+      hint: 'check the network; behind a proxy set HTTPS_PROXY; SWAP_LIBTORCH_URL names a mirror; run it again to go on where it stopped',
+      cause,
+    }),
+  checksum: (_, what) =>
+    new SwapError('SWAP_LIBTORCH_CHECKSUM', what, {
+      hint: 'the file was changed on its way or on the server; it was deleted, run it again',
+    }),
 }
 
-/** Two set-ups at once would write into the same part file. A lock that its owner left behind is taken over. */
-async function lock(cache: string): Promise<() => Promise<void>> {
-  const path = join(cache, 'setup.lock')
-  for (;;) {
-    try {
-      await writeFile(path, String(process.pid), { flag: 'wx' })
-      return () => rm(path, { force: true })
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-      const pid = Number(await readFile(path, 'utf8').catch(() => ''))
-      if (pid && pid !== process.pid && isRunning(pid))
-        throw new SwapError('SWAP_LIBTORCH_BUSY', `another \`swap setup\` is at work in ${cache} (process ${pid})`, {
-          hint: 'wait for it to end',
-        })
-      await rm(path, { force: true })
-    }
-  }
+/** The server could not be asked at all, or said no: another way may do. */
+function isUnreachable(error: unknown): boolean {
+  return error instanceof SwapError && error.code === 'SWAP_LIBTORCH_DOWNLOAD'
+}
+
+/** Two set-ups at once would write into the same part file. */
+function lock(cache: string): Promise<() => Promise<void>> {
+  return takeLock(
+    join(cache, 'setup.lock'),
+    (pid) =>
+      new SwapError('SWAP_LIBTORCH_BUSY', `another \`swap setup\` is at work in ${cache} (process ${pid})`, {
+        hint: 'wait for it to end',
+      }),
+  )
 }
 
 /** What an interrupted unpacking left. */
@@ -163,7 +165,8 @@ async function fromArchive(archive: Archive, fresh: string, cache: string, optio
   await download({
     url: `${base}/${archive.path}`,
     path,
-    sha256: archive.sha256,
+    checksum: { algorithm: 'sha256', hex: archive.sha256 },
+    errors: ERRORS,
     size: archive.size,
     signal,
     retryDelay,

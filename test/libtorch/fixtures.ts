@@ -2,8 +2,8 @@
 
 import { createHash } from 'node:crypto'
 import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { createServer, request as httpRequest, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { type AddressInfo, connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
@@ -110,6 +110,31 @@ export async function serve(handler: Handler): Promise<TestServer> {
         server.close(() => done())
       }),
   }
+}
+
+/** A proxy on loopback, and what it was asked for. */
+export async function serveProxy(): Promise<TestServer & { asked: string[] }> {
+  const asked: string[] = []
+  const proxy = await serve((request, response) => {
+    asked.push(request.url!)
+    request.pipe(
+      httpRequest(request.url!, { method: request.method, headers: request.headers }, (answer) => {
+        response.writeHead(answer.statusCode!, answer.headers)
+        answer.pipe(response)
+      }),
+    )
+  })
+  proxy.server.on('connect', (request, socket) => {
+    asked.push(request.url!)
+    const [host, port] = request.url!.split(':')
+    const upstream = connect(Number(port), host, () => {
+      socket.write('HTTP/1.1 200 Connection Established\r\n\r\n')
+      upstream.pipe(socket)
+      socket.pipe(upstream)
+    })
+    for (const end of [socket, upstream]) end.on('error', () => {})
+  })
+  return { ...proxy, asked }
 }
 
 export interface FileOptions {

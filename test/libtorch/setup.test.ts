@@ -1,6 +1,4 @@
 import { chmodSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { request as httpRequest } from 'node:http'
-import { connect } from 'node:net'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { cachedLibtorch, type SetupOptions, setupLibtorch } from '../../lib/libtorch/index.ts'
@@ -9,6 +7,7 @@ import {
   libtorchFiles,
   sendFile,
   serve,
+  serveProxy,
   sha256,
   type TestServer,
   temporary,
@@ -192,30 +191,12 @@ describe.runIf(process.platform === 'linux')('swap setup', () => {
 
   it('goes through the proxy of the environment', async () => {
     const origin = await serve(whole)
-    const asked: string[] = []
-    const proxy = await serve((request, response) => {
-      asked.push(request.url!)
-      request.pipe(
-        httpRequest(request.url!, { method: request.method, headers: request.headers }, (answer) => {
-          response.writeHead(answer.statusCode!, answer.headers)
-          answer.pipe(response)
-        }),
-      )
-    })
-    proxy.server.on('connect', (request, socket) => {
-      asked.push(request.url!)
-      const [host, port] = request.url!.split(':')
-      const upstream = connect(Number(port), host, () => {
-        socket.write('HTTP/1.1 200 Connection Established\r\n\r\n')
-        upstream.pipe(socket)
-        socket.pipe(upstream)
-      })
-    })
+    const proxy = await serveProxy()
     process.env.HTTP_PROXY = proxy.url
     try {
       await again({ baseUrl: origin.url })
-      expect(asked).toHaveLength(1)
-      expect(asked[0]).toContain(origin.url.slice('http://'.length))
+      expect(proxy.asked).toHaveLength(1)
+      expect(proxy.asked[0]).toContain(origin.url.slice('http://'.length))
       expect(origin.requests).toHaveLength(1)
     } finally {
       await proxy.close()
