@@ -404,7 +404,12 @@ const ROWS: Row[] = [
     { tree: lie({ lfs: { oid: 'b'.repeat(64), size: 40_000 } }) },
   ],
   ['other bytes than it said', 'SWAP_HUB_CHECKSUM', oid, { instead: answer(/unet\/diff/, 200, 'x'.repeat(40_000)) }],
-  ['other bytes of a small file', 'SWAP_HUB_CHECKSUM', "git's SHA-1", { instead: answer(/vae\/config/, 200, '[]') }],
+  [
+    'other bytes of a small file',
+    'SWAP_HUB_CHECKSUM',
+    "git's SHA-1",
+    { instead: answer(/vae\/config/, 200, '{"of":"eav"}') },
+  ],
   [
     'a file without end',
     'SWAP_HUB_CHECKSUM',
