@@ -77,8 +77,6 @@ class Trainer:
             self.average.weights, self.seen, self.step = state['average'], state['seen'], state['step']
         self.shadow = copy.deepcopy(self.unet).eval().requires_grad_(False)
         use_plain_attention(self.shadow)
-        if a.compile:
-            self.unet.compile()
         self.alphas = new_scheduler().alphas_cumprod
         snr = self.alphas / (1 - self.alphas)
         weights = (snr.clamp(max=5) / snr) * ((snr + 1) / snr).clamp(max=5)
@@ -210,7 +208,6 @@ def main() -> None:
     arguments.add_argument('--attention', type=float, default=0.02)
     arguments.add_argument('--sheet-every', type=int, default=50_000)
     arguments.add_argument('--threads', type=int, default=2)
-    arguments.add_argument('--compile', action='store_true', help='a fifth faster, after minutes of compiling at the first start')
     a = arguments.parse_args()
     torch.set_num_threads(a.threads)
     Trainer(a).run()
