@@ -51,6 +51,27 @@ Status guard(Body&& body) noexcept {
   return Status{"SWAP_ENGINE_INTERNAL", "", ""};
 }
 
+std::function<void(int64_t, int64_t)> loading(const Hooks& hooks) {
+  return [&hooks](int64_t done, int64_t total) {
+    if (!hooks.progress) return;
+    Progress progress;
+    progress.phase = "load";
+    progress.done = done;
+    progress.total = total;
+    hooks.progress(progress);
+  };
+}
+
+// What would divide by zero or read past an end.
+void check_unet(const UNetSpec& spec, const std::string& what) {
+  const auto check = [&](bool ok, const char* lacks) {
+    if (!ok) throw Error("SWAP_ENGINE_ARGUMENT", "spec: " + what + " has no " + lacks);
+  };
+  check(!spec.levels.empty(), "level");
+  for (const auto& level : spec.levels) check(level.heads > 0, "heads at a level");
+  check(spec.mid_heads > 0, "heads in its middle");
+}
+
 class TorchEngine final : public Engine {
  public:
   Status load(const LoadRequest& request, const Hooks& hooks, EngineInfo& info) noexcept override {
@@ -60,24 +81,15 @@ class TorchEngine final : public Engine {
         if (!ok) throw Error("SWAP_ENGINE_ARGUMENT", std::string("spec: ") + what);
       };
       check(!request.spec.text_encoders.empty(), "no text encoder");
-      check(!request.spec.unet.levels.empty(), "the U-Net has no level");
       check(!request.spec.vae.channels.empty(), "the VAE has no level");
       for (const auto& encoder : request.spec.text_encoders) check(encoder.heads > 0, "a text encoder has no heads");
-      for (const auto& level : request.spec.unet.levels) check(level.heads > 0, "a level of the U-Net has no heads");
-      check(request.spec.unet.mid_heads > 0, "the U-Net's middle has no heads");
+      check_unet(request.spec.unet, "the U-Net");
       Compute compute = resolve_compute(request);
       compute.threads = threads_.take(request.threads);
       // Denormals make some layers ten times slower and change nothing that can be seen.
       at::globalContext().setFlushDenormal(true);
       c10::NoGradGuard no_grad;
-      WeightStore store(request.tensors, compute, Cancel(hooks.cancelled), [&](int64_t done, int64_t total) {
-        if (!hooks.progress) return;
-        Progress progress;
-        progress.phase = "load";
-        progress.done = done;
-        progress.total = total;
-        hooks.progress(progress);
-      });
+      WeightStore store(request.tensors, compute, Cancel(hooks.cancelled), loading(hooks));
       model_.emplace(store, request.spec);
       info.device = compute.device.str();
       info.dtype = dtype_name(compute.dtype);
@@ -90,8 +102,23 @@ class TorchEngine final : public Engine {
     });
   }
 
-  Status attach(const AttachRequest& request, const Hooks&, AttachInfo&) noexcept override {
-    return guard([&] { throw Error("SWAP_ENGINE_ARGUMENT", "cannot attach '" + request.name + "'"); });
+  Status attach(const AttachRequest& request, const Hooks& hooks, AttachInfo& info) noexcept override {
+    return guard([&] {
+      auto& controls = model().controls;
+      // One of that name is let go first: the two are never in memory together.
+      controls.erase(request.name);
+      if (!request.spec) return;
+      check_unet(request.spec->unet, "the ControlNet");
+      if (request.spec->image_widths.empty()) throw Error("SWAP_ENGINE_ARGUMENT", "spec: a picture without widths");
+      const auto& compute = model().compute;
+      c10::NoGradGuard no_grad;
+      WeightStore store(request.tensors, compute, Cancel(hooks.cancelled), loading(hooks));
+      ControlNet net(Scope(store, "controlnet.", compute.dtype), *request.spec);
+      net.check_fits(model().unet, model().vae.factor());
+      controls.emplace(request.name, std::move(net));
+      info.parameters = store.parameters();
+      info.weight_bytes = store.bytes();
+    });
   }
 
   Status learn(const LearnRequest& request, const Hooks& hooks, LearnResult& result) noexcept override {
@@ -107,7 +134,7 @@ class TorchEngine final : public Engine {
   }
 
  private:
-  const DiffusionModel& model() const {
+  DiffusionModel& model() {
     if (!model_) throw Error("SWAP_ENGINE_ARGUMENT", "no model is loaded");
     return *model_;
   }

@@ -4,6 +4,7 @@
 
 #include "personalize/trainer.h"
 #include "runtime/tensors.h"
+#include "sample/controls.h"
 #include "sample/scheduler.h"
 
 namespace swap {
@@ -22,11 +23,20 @@ class Evaluation {
 
   void unet() {
     c10::NoGradGuard no_grad;
-    AttentionContext context;
-    context.cancel = cancel_;
-    context.k_states = input("states_k").to(model_.unet.dtype());
-    context.v_states = input("states_v").to(model_.unet.dtype());
-    put("output", model_.unet(input("latents"), input("timesteps"), context));
+    auto context = attention();
+    put("output", model_.unet(input("latents"), input("timesteps"), context, conditions()));
+  }
+
+  void control_net() {
+    c10::NoGradGuard no_grad;
+    auto context = attention();
+    auto given = conditions();
+    const auto& net = attached(model_, request_.control);
+    net(input("latents"), input("timesteps"), net.embed(input("image")), 1, context, given);
+    for (size_t i = 0; i < given.down_residuals.size(); ++i) {
+      put("residual." + std::to_string(i), given.down_residuals[i].to(at::kFloat));
+    }
+    put("residual.mid", given.mid_residual.to(at::kFloat));
   }
 
   void vae_encode() {
@@ -111,6 +121,21 @@ class Evaluation {
   }
 
  private:
+  AttentionContext attention() const {
+    AttentionContext context;
+    context.cancel = cancel_;
+    context.k_states = input("states_k").to(model_.unet.dtype());
+    context.v_states = input("states_v").to(model_.unet.dtype());
+    return context;
+  }
+  Conditions conditions() const {
+    Conditions given;
+    for (size_t i = 0; has("residual." + std::to_string(i)); ++i) {
+      given.down_residuals.push_back(input("residual." + std::to_string(i)));
+    }
+    if (has("residual.mid")) given.mid_residual = input("residual.mid");
+    return given;
+  }
   const NamedTensor* find(const std::string& name) const {
     const auto& inputs = request_.inputs;
     const auto found = std::find_if(inputs.begin(), inputs.end(), [&](const auto& t) { return t.name == name; });
@@ -144,6 +169,7 @@ void evaluate(const DiffusionModel& model, const EvaluateRequest& request, const
   Evaluation evaluation(model, request, Cancel(hooks.cancelled), result);
   if (request.op == "text_states") return evaluation.text_states();
   if (request.op == "unet") return evaluation.unet();
+  if (request.op == "controlnet") return evaluation.control_net();
   if (request.op == "vae_encode") return evaluation.vae_encode();
   if (request.op == "vae_decode") return evaluation.vae_decode();
   if (request.op == "trajectory") return evaluation.trajectory();

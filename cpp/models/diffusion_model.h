@@ -1,8 +1,11 @@
 // One frozen base model: text encoders, U-Net, VAE and the noise that it was trained with.
 #pragma once
 
+#include <map>
+#include <string>
 #include <vector>
 
+#include "models/control_net.h"
 #include "models/text_encoder.h"
 #include "models/unet.h"
 #include "models/vae.h"
@@ -18,7 +21,8 @@ struct DiffusionModel {
   std::vector<TextEncoder> text;
   UNet unet;
   Vae vae;
-  at::Tensor alphas_cumprod;  // [T] fp32: the share of signal that is left at each timestep
+  std::map<std::string, ControlNet> controls;  // by the name that they were attached under
+  at::Tensor alphas_cumprod;                   // [T] fp32: the share of signal that is left at each timestep
 
   // Token embeddings [L, d] of encoder 0 with rows [position, position + n) replaced by `vectors` [n, d].
   static at::Tensor insert(const at::Tensor& embeddings, int64_t position, const at::Tensor& vectors);

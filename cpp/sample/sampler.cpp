@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "runtime/tensors.h"
+#include "sample/controls.h"
 #include "sample/prompt_states.h"
 #include "sample/scheduler.h"
 
@@ -66,6 +67,8 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
   std::optional<PromptStates> negative;
   if (guided) negative.emplace(model, request.negative, request.subjects, cancel);
 
+  const Controls controls(model, request.controls, request.width, request.height);
+
   const auto begin = Clock::now();
   int64_t calls_done = 0, calls_total = 0;
   const auto report = [&](const char* phase, int64_t done, int64_t total) {
@@ -103,7 +106,9 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       context.v_states = rows(unwanted.v, states.v);
       if (guided) input = at::cat({input, input});
       const auto t = at::full({input.size(0)}, timesteps[i], input.options().dtype(at::kFloat));
-      auto output = model.unet(input, t, context);
+      Conditions conditions;
+      controls.add(i, static_cast<int64_t>(timesteps.size()), input, t, context, conditions);
+      auto output = model.unet(input, t, context, conditions);
       if (guided) {
         const auto halves = output.chunk(2);
         output = halves[0] + request.guidance_scale * (halves[1] - halves[0]);

@@ -1,5 +1,5 @@
 /** The complete list of tensors that a spec asks for, so that wrong files are found before anything native. */
-import type { ModelSpec, TextEncoderSpec, UNetSpec, VaeSpec } from '../native.ts'
+import type { ControlNetSpec, ModelSpec, TextEncoderSpec, UNetSpec, VaeSpec } from '../native.ts'
 
 export type Shape = readonly number[]
 /** Canonical name -> shape. */
@@ -50,6 +50,31 @@ export function expectedTensors(spec: ModelSpec): TensorShapes {
   return shapes
 }
 
+/** Every tensor of a ControlNet under its canonical name. */
+export function expectedControl({ unet, imageChannels, imageWidths }: ControlNetSpec): TensorShapes {
+  const shapes: TensorShapes = new Map()
+  const at = new Scope(shapes, 'controlnet.')
+  const base = unet.levels[0]!.channels
+  downPath(at, unet)
+  const picture = at.in('controlnet_cond_embedding')
+  picture.conv('conv_in', imageWidths[0]!, imageChannels)
+  imageWidths.slice(0, -1).forEach((width, index) => {
+    picture.in('blocks').conv(`${2 * index}`, width, width)
+    picture.in('blocks').conv(`${2 * index + 1}`, imageWidths[index + 1]!, width)
+  })
+  picture.conv('conv_out', base, imageWidths.at(-1)!)
+  // One for each skip connection: behind the first convolution, each resnet and each downsampling.
+  const skips = unet.levels.flatMap(({ channels, layers }, index) =>
+    new Array<number>(layers + (index + 1 < unet.levels.length ? 1 : 0)).fill(channels),
+  )
+  for (const [index, width] of [base, ...skips].entries()) {
+    at.in('controlnet_down_blocks').conv(`${index}`, width, width, 1)
+  }
+  const deepest = unet.levels.at(-1)!.channels
+  at.conv('controlnet_mid_block', deepest, deepest, 1)
+  return shapes
+}
+
 function textEncoder(at: Scope, spec: TextEncoderSpec): void {
   const { width, intermediate } = spec
   at.in('embeddings').weight('token_embedding', [spec.vocab, width])
@@ -66,7 +91,8 @@ function textEncoder(at: Scope, spec: TextEncoderSpec): void {
   if (spec.projectionDim > 0) at.weight('text_projection', [spec.projectionDim, width])
 }
 
-function unet(at: Scope, spec: UNetSpec): void {
+/** The first half of a U-Net: time embedding, way down, middle. */
+function downPath(at: Scope, spec: UNetSpec): void {
   const { levels } = spec
   const time = levels[0]!.channels * 4
   const last = levels.length - 1
@@ -93,7 +119,13 @@ function unet(at: Scope, spec: UNetSpec): void {
     transformer(middle.in('attentions').in(0), deepest, spec.midTransformerLayers, spec)
     resnet(middle.in('resnets').in(1), deepest, deepest, time)
   }
+}
 
+function unet(at: Scope, spec: UNetSpec): void {
+  const { levels } = spec
+  const time = levels[0]!.channels * 4
+  const last = levels.length - 1
+  downPath(at, spec)
   for (let index = 0; index <= last; index++) {
     const block = at.in('up_blocks').in(index)
     const level = levels[last - index]!

@@ -71,6 +71,7 @@ const STEMS: Record<ComponentKind, string> = {
   unet: 'diffusion_pytorch_model',
   vae: 'diffusion_pytorch_model',
   text_encoder: 'model',
+  controlnet: 'diffusion_pytorch_model',
 }
 
 /**

@@ -1,7 +1,7 @@
 /** This project's own names for a model's tensors, from whichever that diffusers and transformers wrote. */
 
 /** The part of a pipeline that a file belongs to: its folder's name. */
-export type ComponentKind = 'text_encoder' | 'unet' | 'vae'
+export type ComponentKind = 'text_encoder' | 'unet' | 'vae' | 'controlnet'
 
 /** Older diffusers named the VAE's one attention after its 1x1 convolutions. */
 const OLD_ATTENTION: Record<string, string> = { query: 'to_q', key: 'to_k', value: 'to_v', proj_attn: 'to_out.0' }
@@ -26,7 +26,7 @@ export function canonical(
   if (component === 'text_encoder') {
     return { name: `text_encoder.0.${name.replace(/^text_model\./, '')}`, shape: [...shape] }
   }
-  if (component === 'unet') return { name: `unet.${name}`, shape: [...shape] }
+  if (component === 'unet' || component === 'controlnet') return { name: `${component}.${name}`, shape: [...shape] }
   const [, head, part, rest] =
     /^((?:encoder|decoder)\.mid_block\.attentions\.\d+\.)(\w+(?:\.0)?)\.(weight|bias)$/.exec(name) ?? []
   if (head === undefined || part === undefined || part === 'group_norm') {

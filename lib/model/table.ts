@@ -1,7 +1,7 @@
 /** Stored tensors against the spec: the engine gets exactly what it needs, or nothing. */
 import { SwapError } from '../errors.ts'
 import type { ModelSpec, TensorEntry } from '../native.ts'
-import { expectedTensors } from './expected.ts'
+import { expectedTensors, type TensorShapes } from './expected.ts'
 import type { StoredTensor } from './folder.ts'
 import { type ComponentKind, canonical, harmless } from './keys.ts'
 
@@ -19,7 +19,15 @@ export function tensorTable(
   stored: ReadonlyMap<ComponentKind, StoredTensor[]>,
   warnings: string[],
 ): TensorEntry[] {
-  const expected = expectedTensors(spec)
+  return matchTensors(expectedTensors(spec), stored, warnings)
+}
+
+/** The same of any part. */
+export function matchTensors(
+  expected: TensorShapes,
+  stored: ReadonlyMap<ComponentKind, StoredTensor[]>,
+  warnings: string[],
+): TensorEntry[] {
   const found = new Map<string, TensorEntry>()
   const left: string[] = []
   for (const [component, tensors] of stored) {

@@ -16,12 +16,14 @@ const MAX_LAYERS = 64
  * diffusers lists the up blocks from the coarsest level and reverses heads, layers and depths for them, so that both
  * ways through a level share its numbers: here all of them stand at their level, the finest first.
  *
+ * @param part `'down'` for a ControlNet: there is no way up, and no need for cross-attention
  * @throws SwapError `SWAP_MODEL_CONFIG`, `SWAP_MODEL_UNSUPPORTED`
  */
-export function unetSpec(config: Config): UNetSpec {
+export function unetSpec(config: Config, part: 'whole' | 'down' = 'whole'): UNetSpec {
   refuseOthers(config)
   const down = blocks(config, 'down_block_types', DOWN, [DOWN[0]!, DOWN[0]!, DOWN[0]!, DOWN[1]!])
-  const up = blocks(config, 'up_block_types', UP, [UP[1]!, UP[0]!, UP[0]!, UP[0]!])
+  const whole = part === 'whole'
+  const up = whole ? blocks(config, 'up_block_types', UP, [UP[1]!, UP[0]!, UP[0]!, UP[0]!]) : down.map(() => UP[1]!)
   const count = down.length
   const channels = config.integers('block_out_channels', [320, 640, 1280, 1280])
   if (up.length !== count) throw config.invalid('up_block_types', `a list of ${count}, as down_block_types is`)
@@ -33,7 +35,8 @@ export function unetSpec(config: Config): UNetSpec {
   // What diffusers calls attention_head_dim is the number of heads.
   const headsKey = config.get('num_attention_heads') == null ? 'attention_head_dim' : 'num_attention_heads'
   const heads = config.perLevel(headsKey, count, 8)
-  const depths = transformerLayers(config, count)
+  // Some ControlNets have transformers without a layer between their two projections.
+  const depths = transformerLayers(config, count, whole ? 1 : 0)
   // Without attention the middle is one resnet, with it two and a transformer between them.
   const middle = config.get('mid_block_type') === null ? null : config.string('mid_block_type', MIDDLE[0]!)
   if (middle === null || !MIDDLE.includes(middle)) throw config.unsupported('mid_block_type')
@@ -50,7 +53,8 @@ export function unetSpec(config: Config): UNetSpec {
   const attends = levels.map(
     (level, index) => level.downAttention || level.upAttention || (midAttention && index === count - 1),
   )
-  if (!attends.includes(true)) throw config.unsupported('down_block_types', 'the U-Net must have cross-attention')
+  if (whole && !attends.includes(true))
+    throw config.unsupported('down_block_types', 'the U-Net must have cross-attention')
   const normGroups = config.integer('norm_num_groups', 32)
   levels.forEach((level, index) => {
     if (level.channels % normGroups !== 0) {
@@ -119,11 +123,11 @@ function refuseOthers(config: Config): void {
   config.ignore('projection_class_embeddings_input_dim')
 }
 
-function transformerLayers(config: Config, count: number): number[] {
+function transformerLayers(config: Config, count: number, least: number): number[] {
   const key = 'transformer_layers_per_block'
   const given = config.get(key)
   if (Array.isArray(given) && given.some(Array.isArray)) throw config.unsupported(key)
-  const depths = config.perLevel(key, count, 1, 1, MAX_LAYERS)
+  const depths = config.perLevel(key, count, 1, least, MAX_LAYERS)
   const reverse = config.get('reverse_transformer_layers_per_block')
   if (reverse != null && JSON.stringify(reverse) !== JSON.stringify([...depths].reverse())) {
     throw config.unsupported('reverse_transformer_layers_per_block')
@@ -133,7 +137,7 @@ function transformerLayers(config: Config, count: number): number[] {
 
 function crossAttentionDim(config: Config, attends: boolean[]): number {
   const dims = config.perLevel('cross_attention_dim', attends.length, 1280)
-  const used = new Set(dims.filter((_, level) => attends[level]))
+  const used = new Set(attends.includes(true) ? dims.filter((_, level) => attends[level]) : dims)
   if (used.size !== 1) throw config.unsupported('cross_attention_dim')
   return [...used][0]!
 }

@@ -47,7 +47,7 @@ export interface Reference {
  * Everything lands in `.cache/parity`, under a hash of all the scripts and of the embedded model.
  */
 export async function reference(
-  script: 'outputs' | 'gradients' | 'pictures' | 'subjects' | 'trajectories',
+  script: 'outputs' | 'gradients' | 'pictures' | 'subjects' | 'trajectories' | 'controls',
 ): Promise<Reference> {
   const folder = join(root, '.cache', 'parity', sourcesHash(), script)
   const models = join(folder, '..', 'models')
