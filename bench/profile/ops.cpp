@@ -91,10 +91,10 @@ void leave(const at::RecordFunction&, at::ObserverContext* context) {
 }
 
 napi_value start(napi_env, napi_callback_info) {
-  static const auto handle = at::addGlobalCallback(
-      at::RecordFunctionCallback(enter, leave)
-          .needsInputs(true)
-          .scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}));
+  static const auto handle =
+      at::addGlobalCallback(at::RecordFunctionCallback(enter, leave)
+                                .needsInputs(true)
+                                .scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}));
   (void)handle;
   const std::lock_guard lock(mutex);
   totals.clear();

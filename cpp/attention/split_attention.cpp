@@ -10,14 +10,6 @@
 namespace swap {
 namespace {
 
-bool plain_wanted() {
-  static const bool value = [] {
-    const char* make = std::getenv("SWAP_ATTENTION");
-    return make && std::strcmp(make, "eager") == 0;
-  }();
-  return value;
-}
-
 // softmax(q k^T / sqrt(d)) in fp32: [B,H,N,L]
 at::Tensor attention_map(const at::Tensor& q, const at::Tensor& k) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(-1)));
@@ -25,6 +17,14 @@ at::Tensor attention_map(const at::Tensor& q, const at::Tensor& k) {
 }
 
 }  // namespace
+
+bool plain_attention_wanted() {
+  static const bool value = [] {
+    const char* make = std::getenv("SWAP_ATTENTION");
+    return make && std::strcmp(make, "eager") == 0;
+  }();
+  return value;
+}
 
 SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                            const at::Tensor& k_ref, const at::Tensor& weights) {
@@ -42,13 +42,13 @@ SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor
 
 SplitAttentionResult split_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const at::Tensor& k_ref, const at::Tensor& weights) {
-  const auto* kernel = plain_wanted() ? nullptr : fused_cpu_kernel(q, k, v, k_ref, weights);
+  const auto* kernel = plain_attention_wanted() ? nullptr : fused_cpu_kernel(q, k, v, k_ref, weights);
   return kernel ? split_attention_fused_cpu(*kernel, q, k, v, k_ref, weights)
                 : split_attention_eager(q, k, v, k_ref, weights);
 }
 
 std::string attention_name(at::Device device, at::ScalarType dtype) {
-  if (plain_wanted() || !device.is_cpu() || (dtype != at::kFloat && dtype != at::kBFloat16)) return "eager";
+  if (plain_attention_wanted() || !device.is_cpu() || (dtype != at::kFloat && dtype != at::kBFloat16)) return "eager";
   const auto& found = cpu::kernels(dtype == at::kBFloat16);
   return found.empty() ? "eager" : std::string("cpu-") + found.front()->name;
 }

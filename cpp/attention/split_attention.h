@@ -27,6 +27,9 @@ SplitAttentionResult split_attention(const at::Tensor& q, const at::Tensor& k, c
 SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                            const at::Tensor& k_ref, const at::Tensor& weights);
 
+// Whether the environment asks for the plain version.
+bool plain_attention_wanted();
+
 // The make that inputs of this kind get: 'eager', or 'cpu-' and the instruction set.
 std::string attention_name(at::Device device, at::ScalarType dtype);
 

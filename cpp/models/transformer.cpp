@@ -1,5 +1,6 @@
 #include "models/transformer.h"
 
+#include "attention/self_attention.h"
 #include "attention/split_attention.h"
 #include "models/gated_linear.h"
 
@@ -61,7 +62,7 @@ at::Tensor SpatialTransformer::operator()(const at::Tensor& x, AttentionContext&
 at::Tensor SpatialTransformer::self_attention(const Attention& layer, const at::Tensor& x) const {
   auto q = split_heads(layer.q(x), heads_), k = split_heads(layer.k(x), heads_), v = split_heads(layer.v(x), heads_);
   if (upcast_) q = q.to(at::kFloat), k = k.to(at::kFloat), v = v.to(at::kFloat);
-  return layer.out(join_heads(at::scaled_dot_product_attention(q, k, v)).to(x.scalar_type()));
+  return layer.out(join_heads(swap::self_attention(q, k, v)).to(x.scalar_type()));
 }
 
 at::Tensor SpatialTransformer::cross_attention(const Attention& layer, const at::Tensor& x, AttentionContext& context,

@@ -14,6 +14,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,amx-tile,amx-bf16")
 
 #include "attention/cpu/attention.h"
+#include "attention/cpu/flash.h"
 #include "attention/cpu/pairs.h"
 
 namespace swap::cpu {
@@ -31,7 +32,7 @@ constexpr TileConfig kTiles;
 inline void written() { __asm__ volatile("" ::: "memory"); }
 
 struct Amx : BFloat16Pairs {
-  static constexpr int kRows = 64, kRowStep = 32, kDepth = 16, kPanel = 5;
+  static constexpr int kRows = 64, kRowStep = 32, kDepth = 16, kTileRows = 16, kPanel = 5;
 
   static void enter() { _tile_loadconfig(&kTiles); }
   static void leave() { _tile_release(); }
@@ -118,6 +119,10 @@ struct Amx : BFloat16Pairs {
                       int64_t columns, int64_t depth) {
     tile_product<false>(a, lda, b, ldb, c, ldc, rows, columns, depth);
   }
+  static void add_product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc, int64_t rows,
+                          int64_t columns, int64_t depth) {
+    tile_product<true>(a, lda, b, ldb, c, ldc, rows, columns, depth);
+  }
   static void add_transposed_product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc,
                                      int64_t rows, int64_t columns, int64_t depth) {
     // A tile of A has its depth along the row.
@@ -130,6 +135,7 @@ struct Amx : BFloat16Pairs {
 }  // namespace
 
 constinit const Kernel kAmxBFloat16 = make_kernel<BFloat16, Amx>("amx", true);
+constinit const FlashKernel kFlashAmxBFloat16 = make_flash_kernel<BFloat16, Amx>("amx", true, 256);
 
 }  // namespace swap::cpu
 

@@ -14,31 +14,10 @@
 #include <type_traits>
 
 #include "attention/cpu/gemm.h"
-#include "attention/cpu/kernel.h"
+#include "attention/cpu/rows.h"
 
 namespace swap::cpu {
 namespace {
-
-// The logit of a column that is no token: its part of a map is zero.
-constexpr float kNoToken = -1e30f;
-
-// Hands out pieces of the workspace; without one it only counts.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    T* piece = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
-    used_ += static_cast<size_t>(round_up(count * static_cast<int64_t>(sizeof(T)), 64));
-    return piece;
-  }
-  size_t used() const { return used_; }
-
- private:
-  char* base_;
-  size_t used_ = 0;
-};
 
 template <class T, class Isa>
 struct Attention {
@@ -113,35 +92,12 @@ struct Attention {
     }
   }
 
-  // Rows of d elements into rows of `row_units`, with zeros after each row and after the last.
   void load_rows(const T* from, int64_t stride, int64_t count, int64_t padded_count, Unit* to) const {
-    for (int64_t i = 0; i < count; ++i) {
-      Unit* row = to + i * row_units;
-      if constexpr (kPair == 1) {
-        for (int64_t c = 0; c < row_units; c += kLanes) {
-          const int64_t n = p.width - c;
-          Isa::store(row + c, n >= kLanes ? Isa::load(from + i * stride + c)
-                                          : Isa::load_n(from + i * stride + c, n > 0 ? static_cast<int>(n) : 0));
-        }
-      } else {
-        Isa::copy_pairs(row, row_units, from + i * stride, p.width);
-      }
-    }
-    if (count < padded_count) std::memset(to + count * row_units, 0, (padded_count - count) * row_units * sizeof(Unit));
+    cpu::load_rows<T, Isa>(from, stride, p.width, count, padded_count, to, row_units);
   }
 
   void store_rows(const float* from, int64_t count, T* to, int64_t stride) const {
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t c = 0; c < p.width; c += kLanes) {
-        const int64_t n = p.width - c;
-        const auto x = Isa::load(from + i * width + c);
-        if (n >= kLanes) {
-          Isa::store(to + i * stride + c, x);
-        } else {
-          Isa::store_n(to + i * stride + c, x, static_cast<int>(n));
-        }
-      }
-    }
+    cpu::store_rows<T, Isa>(from, width, 1, p.width, count, to, stride);
   }
 
   void pack(const Rows<const void>& rows, const Item& at, Unit* transposed, Unit* plain) const {

@@ -11,6 +11,7 @@
 #pragma GCC target("avx2,fma")
 
 #include "attention/cpu/attention.h"
+#include "attention/cpu/flash.h"
 
 namespace swap::cpu {
 namespace {
@@ -19,7 +20,7 @@ struct Avx2 {
   using V = __m256;
   using U = __m256;
   using Unit = float;
-  static constexpr int kLanes = 8, kPair = 1, kRows = 40, kRowStep = 1, kDepth = 1, kPanel = 2;
+  static constexpr int kLanes = 8, kPair = 1, kRows = 40, kRowStep = 1, kDepth = 1, kTileRows = 1, kPanel = 2;
   static constexpr int rows_at_once(int) { return 5; }
 
   static void enter() {}
@@ -76,6 +77,9 @@ struct Avx2 {
     return mul(y, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
   }
 
+  static V probability(V x) { return exp2(x); }
+  static V where_greater(V a, V b, V x, V y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+
   static U load_units(const Unit* p) { return load(p); }
   static U broadcast(Unit x) { return set(x); }
   static V multiply_add(U a, U b, V c) { return fma(a, b, c); }
@@ -88,6 +92,10 @@ struct Avx2 {
   static void product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc, int64_t rows,
                       int64_t columns, int64_t depth) {
     broadcast_product<Avx2, false>(a, lda, 1, b, ldb, c, ldc, rows, columns, depth);
+  }
+  static void add_product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc, int64_t rows,
+                          int64_t columns, int64_t depth) {
+    broadcast_product<Avx2, true>(a, lda, 1, b, ldb, c, ldc, rows, columns, depth);
   }
   static void add_transposed_product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc,
                                      int64_t rows, int64_t columns, int64_t depth) {
@@ -114,6 +122,8 @@ struct Avx2 {
 
 constinit const Kernel kAvx2Float = make_kernel<float, Avx2>("avx2", false);
 constinit const Kernel kAvx2BFloat16 = make_kernel<BFloat16, Avx2>("avx2", true);
+constinit const FlashKernel kFlashAvx2Float = make_flash_kernel<float, Avx2>("avx2", false, 128);
+constinit const FlashKernel kFlashAvx2BFloat16 = make_flash_kernel<BFloat16, Avx2>("avx2", true, 128);
 
 }  // namespace swap::cpu
 

@@ -15,6 +15,7 @@
 
 #include "attention/cpu/attention.h"
 #include "attention/cpu/avx512_math.h"
+#include "attention/cpu/flash.h"
 
 namespace swap::cpu {
 namespace {
@@ -22,7 +23,7 @@ namespace {
 struct Avx512 : Avx512Math {
   using U = __m512;
   using Unit = float;
-  static constexpr int kPair = 1, kRows = 40, kRowStep = 1, kDepth = 1, kPanel = 5;
+  static constexpr int kPair = 1, kRows = 40, kRowStep = 1, kDepth = 1, kTileRows = 1, kPanel = 5;
   // Of the 32 registers, enough sums to hide the latency, each broadcast and column loaded once.
   static constexpr int rows_at_once(int vectors) { return vectors == 5 ? 5 : vectors == 4 ? 4 : 8; }
 
@@ -46,6 +47,10 @@ struct Avx512 : Avx512Math {
                       int64_t columns, int64_t depth) {
     broadcast_product<Avx512, false>(a, lda, 1, b, ldb, c, ldc, rows, columns, depth);
   }
+  static void add_product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc, int64_t rows,
+                          int64_t columns, int64_t depth) {
+    broadcast_product<Avx512, true>(a, lda, 1, b, ldb, c, ldc, rows, columns, depth);
+  }
   static void add_transposed_product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc,
                                      int64_t rows, int64_t columns, int64_t depth) {
     broadcast_product<Avx512, true>(a, 1, lda, b, ldb, c, ldc, rows, columns, depth);
@@ -66,6 +71,8 @@ struct Avx512 : Avx512Math {
 
 constinit const Kernel kAvx512Float = make_kernel<float, Avx512>("avx512", false);
 constinit const Kernel kAvx512BFloat16 = make_kernel<BFloat16, Avx512>("avx512", true);
+constinit const FlashKernel kFlashAvx512Float = make_flash_kernel<float, Avx512>("avx512", false, 128);
+constinit const FlashKernel kFlashAvx512BFloat16 = make_flash_kernel<BFloat16, Avx512>("avx512", true, 128);
 
 }  // namespace swap::cpu
 

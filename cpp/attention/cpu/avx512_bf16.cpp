@@ -14,6 +14,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
 
 #include "attention/cpu/attention.h"
+#include "attention/cpu/flash.h"
 #include "attention/cpu/pairs.h"
 
 namespace swap::cpu {
@@ -21,7 +22,7 @@ namespace {
 
 struct Avx512BFloat16 : BFloat16Pairs {
   using U = __m512i;
-  static constexpr int kRows = 40, kRowStep = 2, kDepth = 1, kPanel = 5;
+  static constexpr int kRows = 40, kRowStep = 2, kDepth = 1, kTileRows = 1, kPanel = 5;
   static constexpr int rows_at_once(int vectors) { return vectors == 5 ? 5 : vectors == 4 ? 4 : 8; }
 
   static void enter() {}
@@ -37,6 +38,10 @@ struct Avx512BFloat16 : BFloat16Pairs {
                       int64_t columns, int64_t depth) {
     broadcast_product<Avx512BFloat16, false>(a, lda, 1, b, ldb, c, ldc, rows, columns, depth);
   }
+  static void add_product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc, int64_t rows,
+                          int64_t columns, int64_t depth) {
+    broadcast_product<Avx512BFloat16, true>(a, lda, 1, b, ldb, c, ldc, rows, columns, depth);
+  }
   static void add_transposed_product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc,
                                      int64_t rows, int64_t columns, int64_t depth) {
     broadcast_product<Avx512BFloat16, true>(a, 1, lda, b, ldb, c, ldc, rows, columns, depth);
@@ -46,6 +51,8 @@ struct Avx512BFloat16 : BFloat16Pairs {
 }  // namespace
 
 constinit const Kernel kAvx512PairsBFloat16 = make_kernel<BFloat16, Avx512BFloat16>("avx512-bf16", true);
+constinit const FlashKernel kFlashAvx512PairsBFloat16 =
+    make_flash_kernel<BFloat16, Avx512BFloat16>("avx512-bf16", true, 256);
 
 }  // namespace swap::cpu
 

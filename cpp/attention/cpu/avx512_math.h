@@ -46,6 +46,11 @@ struct Avx512Math {
     return _mm512_scalef_ps(y, n);
   }
 
+  static V probability(V x) { return exp2(x); }
+  static V where_greater(V a, V b, V x, V y) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
+  }
+
   // 32-bit elements; rows and columns in any number, sixteen by sixteen where they fill that.
   static void transpose_bits(const int32_t* from, int64_t stride, int64_t rows, int64_t columns, int32_t* to,
                              int64_t to_stride) {

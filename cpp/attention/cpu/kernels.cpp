@@ -34,25 +34,40 @@ bool has_amx() {
 }
 #endif
 
-std::vector<const Kernel*> find(bool bfloat16) {
-  std::vector<const Kernel*> found;
+struct Found {
+  std::vector<const Kernel*> split;
+  std::vector<const FlashKernel*> flash;
+  void add(const Kernel& kernel, const FlashKernel& flash_kernel) {
+    split.push_back(&kernel);
+    flash.push_back(&flash_kernel);
+  }
+};
+
+Found find(bool bfloat16) {
+  Found found;
 #ifdef SWAP_ATTENTION_X86
-  if (bfloat16 && has_amx()) found.push_back(&kAmxBFloat16);
-  if (bfloat16 && has_avx512_bf16()) found.push_back(&kAvx512PairsBFloat16);
-  if (has_avx512()) found.push_back(bfloat16 ? &kAvx512BFloat16 : &kAvx512Float);
-  if (has_avx2()) found.push_back(bfloat16 ? &kAvx2BFloat16 : &kAvx2Float);
+  if (bfloat16 && has_amx()) found.add(kAmxBFloat16, kFlashAmxBFloat16);
+  if (bfloat16 && has_avx512_bf16()) found.add(kAvx512PairsBFloat16, kFlashAvx512PairsBFloat16);
+  if (has_avx512() && bfloat16) found.add(kAvx512BFloat16, kFlashAvx512BFloat16);
+  if (has_avx512() && !bfloat16) found.add(kAvx512Float, kFlashAvx512Float);
+  if (has_avx2() && bfloat16) found.add(kAvx2BFloat16, kFlashAvx2BFloat16);
+  if (has_avx2() && !bfloat16) found.add(kAvx2Float, kFlashAvx2Float);
 #endif
 #ifdef __GNUC__
-  found.push_back(bfloat16 ? &kPortableBFloat16 : &kPortableFloat);
+  if (bfloat16) found.add(kPortableBFloat16, kFlashPortableBFloat16);
+  if (!bfloat16) found.add(kPortableFloat, kFlashPortableFloat);
 #endif
   return found;
 }
 
-}  // namespace
-
-const std::vector<const Kernel*>& kernels(bool bfloat16) {
-  static const std::vector<const Kernel*> singles = find(false), halves = find(true);
+const Found& found(bool bfloat16) {
+  static const Found singles = find(false), halves = find(true);
   return bfloat16 ? halves : singles;
 }
+
+}  // namespace
+
+const std::vector<const Kernel*>& kernels(bool bfloat16) { return found(bfloat16).split; }
+const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16) { return found(bfloat16).flash; }
 
 }  // namespace swap::cpu

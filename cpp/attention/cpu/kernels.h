@@ -1,8 +1,9 @@
-// The CPU kernels of split cross-attention, and which of them this processor has.
+// The CPU kernels of split cross-attention and of self-attention, and which of them this processor has.
 #pragma once
 
 #include <vector>
 
+#include "attention/cpu/flash_kernel.h"
 #include "attention/cpu/kernel.h"
 
 // One file for each instruction set, compiled for it by a pragma that only GCC knows.
@@ -18,7 +19,14 @@ extern const Kernel kAvx512Float, kAvx512BFloat16;
 extern const Kernel kAvx512PairsBFloat16;
 extern const Kernel kAmxBFloat16;
 
+extern const FlashKernel kFlashPortableFloat, kFlashPortableBFloat16;
+extern const FlashKernel kFlashAvx2Float, kFlashAvx2BFloat16;
+extern const FlashKernel kFlashAvx512Float, kFlashAvx512BFloat16;
+extern const FlashKernel kFlashAvx512PairsBFloat16;
+extern const FlashKernel kFlashAmxBFloat16;
+
 // Those that run on this processor, the fastest first.
 const std::vector<const Kernel*>& kernels(bool bfloat16);
+const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16);
 
 }  // namespace swap::cpu

@@ -22,6 +22,32 @@ struct BFloat16Pairs : Avx512Math {
     _mm256_mask_storeu_epi16(p, first(n), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
   }
 
+  // 2^x to a hundredth of what rounding to bfloat16 does to it.
+  static V probability(V x) {
+    const V f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x less the integer below it
+    V y = set(0.0135341717f);
+    y = fma(y, f, set(0.0520114606f));
+    y = fma(y, f, set(0.241442757f));
+    y = fma(y, f, set(0.693003834f));
+    y = fma(y, f, set(1.00000259f));
+    return _mm512_scalef_ps(y, x);
+  }
+
+  // Columns 16 j .. 16 j + 15 of two rows of pairs.
+  static void store_two_rows(Unit* first_row, Unit* second_row, int j, V x, V y) {
+    const __m512i both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(y, x));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(first_row + 8 * j), _mm512_castsi512_si256(both));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(second_row + 8 * j), _mm512_extracti64x4_epi64(both, 1));
+  }
+
+  // Two rows of 16 as a row of pairs: to[c] = (x_c, y_c).
+  static void store_interleaved(Unit* to, V x, V y) {
+    alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(y, x));
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both));
+  }
+
   // Columns 16 j .. 16 j + 15 of a row of pairs.
   static void store_pairs(Unit* row, int j, V x) { store(reinterpret_cast<BFloat16*>(row) + 16 * j, x); }
 

@@ -4,6 +4,7 @@
 #if defined(__GNUC__)
 
 #include "attention/cpu/attention.h"
+#include "attention/cpu/flash.h"
 
 namespace swap::cpu {
 namespace {
@@ -13,7 +14,7 @@ struct Portable {
   typedef int32_t I __attribute__((vector_size(16)));
   using U = V;
   using Unit = float;
-  static constexpr int kLanes = 4, kPair = 1, kRows = 40, kRowStep = 1, kDepth = 1, kPanel = 2;
+  static constexpr int kLanes = 4, kPair = 1, kRows = 40, kRowStep = 1, kDepth = 1, kTileRows = 1, kPanel = 2;
   static constexpr int rows_at_once(int) { return 5; }
 
   static void enter() {}
@@ -84,6 +85,9 @@ struct Portable {
     return y * reinterpret_cast<V>(exponent);
   }
 
+  static V probability(V x) { return exp2(x); }
+  static V where_greater(V a, V b, V x, V y) { return a > b ? x : y; }
+
   static U load_units(const Unit* p) { return load(p); }
   static U broadcast(Unit x) { return set(x); }
   static V multiply_add(U a, U b, V c) { return a * b + c; }
@@ -97,6 +101,10 @@ struct Portable {
                       int64_t columns, int64_t depth) {
     broadcast_product<Portable, false>(a, lda, 1, b, ldb, c, ldc, rows, columns, depth);
   }
+  static void add_product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc, int64_t rows,
+                          int64_t columns, int64_t depth) {
+    broadcast_product<Portable, true>(a, lda, 1, b, ldb, c, ldc, rows, columns, depth);
+  }
   static void add_transposed_product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc,
                                      int64_t rows, int64_t columns, int64_t depth) {
     broadcast_product<Portable, true>(a, 1, lda, b, ldb, c, ldc, rows, columns, depth);
@@ -107,6 +115,8 @@ struct Portable {
 
 constinit const Kernel kPortableFloat = make_kernel<float, Portable>("portable", false);
 constinit const Kernel kPortableBFloat16 = make_kernel<BFloat16, Portable>("portable", true);
+constinit const FlashKernel kFlashPortableFloat = make_flash_kernel<float, Portable>("portable", false, 0);
+constinit const FlashKernel kFlashPortableBFloat16 = make_flash_kernel<BFloat16, Portable>("portable", true, 0);
 
 }  // namespace swap::cpu
 

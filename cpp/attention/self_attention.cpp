@@ -1,0 +1,151 @@
+#include "attention/self_attention.h"
+
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "attention/cpu/kernels.h"
+#include "attention/cpu/parallel.h"
+#include "attention/split_attention.h"
+
+namespace swap {
+namespace {
+
+using cpu::FlashKernel;
+using cpu::FlashProblem;
+
+// About so many items, so that many threads have work. Back each has a sum for dQ of its own, so fewer.
+constexpr int64_t kForwardItems = 64, kBackwardItems = 16;
+
+at::Tensor dense_rows(const at::Tensor& x) { return x.stride(-1) == 1 || x.size(-1) == 1 ? x : x.contiguous(); }
+
+cpu::Rows<const void> rows_of(const at::Tensor& x) {
+  return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+cpu::Rows<void> mutable_rows_of(const at::Tensor& x) {
+  return {x.mutable_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+// [B, H, rows, d] with the heads of a row side by side, as the projections before and after have them.
+at::Tensor rows_with_heads(const at::Tensor& like) {
+  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
+}
+
+FlashProblem make_problem(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  FlashProblem p;
+  p.batch = q.size(0), p.heads = q.size(1), p.queries = q.size(2), p.width = q.size(3), p.keys = k.size(2);
+  const double scale = 1 / std::sqrt(static_cast<double>(p.width)), slope = scale / std::log(2.0);
+  p.scale = static_cast<float>(scale);
+  p.slope = static_cast<float>(slope);
+  p.slope_rest = static_cast<float>(slope - static_cast<double>(p.slope));
+  p.q = rows_of(q), p.k = rows_of(k), p.v = rows_of(v);
+  return p;
+}
+
+// Cuts each head's blocks into chunks, about `items` in all.
+void cut(FlashProblem& p, int64_t blocks, int64_t items) {
+  const int64_t heads = p.batch * p.heads;
+  p.chunks = std::clamp<int64_t>((items + heads - 1) / heads, 1, blocks);
+  p.chunk_blocks = (blocks + p.chunks - 1) / p.chunks;
+  p.chunks = (blocks + p.chunk_blocks - 1) / p.chunk_blocks;
+}
+
+using Step = void (*)(const FlashProblem&, int64_t, void*);
+
+// Runs steps of a pass one after another, each over its count of heads or items.
+void run(FlashProblem& p, const FlashKernel& kernel, bool backward,
+         std::initializer_list<std::pair<Step, int64_t>> steps) {
+  p.head_bytes = kernel.head_bytes(p, backward);
+  const auto prepared = at::empty({p.batch * p.heads * p.head_bytes}, at::kByte);
+  p.prepared = static_cast<char*>(prepared.mutable_data_ptr());
+  const int64_t size = kernel.workspace(p, backward);
+  int64_t most = 1;
+  for (const auto& [step, count] : steps) most = std::max(most, cpu::worker_count(count));
+  const auto memory = at::empty({most * size}, at::kByte);
+  auto* const base = memory.mutable_data_ptr<uint8_t>();
+  for (const auto& [step, count] : steps) {
+    cpu::run_parallel(count, [&, run = step](int64_t index, int64_t worker) { run(p, index, base + worker * size); });
+  }
+}
+
+// `lse` [B H, N rounded up] is filled where it is defined.
+at::Tensor compute_forward(const FlashKernel& kernel, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                           bool keep, at::Tensor& lse) {
+  auto p = make_problem(q, k, v);
+  const auto out = rows_with_heads(q);
+  p.out = mutable_rows_of(out);
+  if (keep) {
+    lse = at::empty({p.batch * p.heads, cpu::query_blocks(p) * cpu::kBlock}, at::kFloat);
+    p.lse = lse.mutable_data_ptr<float>();
+  }
+  cut(p, cpu::query_blocks(p), kForwardItems);
+  const int64_t heads = p.batch * p.heads;
+  run(p, kernel, false, {{kernel.prepare_forward, heads}, {kernel.forward, heads * p.chunks}});
+  return out;
+}
+
+struct FlashAttention : torch::autograd::Function<FlashAttention> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
+                            const at::Tensor& v, const FlashKernel* kernel) {
+    const auto rows_q = dense_rows(q), rows_k = dense_rows(k), rows_v = dense_rows(v);
+    at::Tensor lse;
+    const auto out = compute_forward(*kernel, rows_q, rows_k, rows_v, true, lse);
+    context->saved_data["kernel"] = reinterpret_cast<int64_t>(kernel);
+    context->save_for_backward({rows_q, rows_k, rows_v, out, lse});
+    return out;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& gradients) {
+    const auto saved = context->get_saved_variables();
+    const auto& kernel = *reinterpret_cast<const FlashKernel*>(context->saved_data["kernel"].toInt());
+    auto p = make_problem(saved[0], saved[1], saved[2]);
+    const auto dout = dense_rows(gradients[0]);
+    const auto dq = rows_with_heads(saved[0]), dk = rows_with_heads(saved[1]), dv = rows_with_heads(saved[2]);
+    p.o = rows_of(saved[3]), p.dout = rows_of(dout);
+    p.lse = saved[4].mutable_data_ptr<float>();
+    p.dq = mutable_rows_of(dq), p.dk = mutable_rows_of(dk), p.dv = mutable_rows_of(dv);
+    cut(p, cpu::key_blocks(p), kBackwardItems);
+    const int64_t heads = p.batch * p.heads;
+    const auto sums = at::empty({heads * p.chunks, cpu::dq_size(p)}, at::kFloat);
+    p.dq_sums = sums.mutable_data_ptr<float>();
+    run(p, kernel, true,
+        {{kernel.prepare_backward, heads}, {kernel.backward, heads * p.chunks}, {kernel.finish_backward, heads}});
+    return {dq, dk, dv, at::Tensor()};
+  }
+};
+
+}  // namespace
+
+const FlashKernel* flash_kernel(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  const auto dtype = q.scalar_type();
+  if ((dtype != at::kFloat && dtype != at::kBFloat16) || plain_attention_wanted()) return nullptr;
+  for (const auto* x : {&q, &k, &v}) {
+    if (!x->device().is_cpu() || x->layout() != at::kStrided || x->scalar_type() != dtype || x->dim() != 4 ||
+        x->size(0) != q.size(0) || x->size(1) != q.size(1) || x->size(3) != q.size(3) || x->numel() == 0) {
+      return nullptr;
+    }
+  }
+  if (k.size(2) != v.size(2)) return nullptr;
+  const auto& found = cpu::flash_kernels(dtype == at::kBFloat16);
+  return found.empty() || q.size(3) > found.front()->best_width ? nullptr : found.front();
+}
+
+at::Tensor self_attention_flash(const FlashKernel& kernel, const at::Tensor& q, const at::Tensor& k,
+                                const at::Tensor& v) {
+  if (c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad())) {
+    return FlashAttention::apply(q, k, v, &kernel);
+  }
+  at::Tensor lse;
+  return compute_forward(kernel, dense_rows(q), dense_rows(k), dense_rows(v), false, lse);
+}
+
+at::Tensor self_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  const auto* kernel = flash_kernel(q, k, v);
+  return kernel ? self_attention_flash(*kernel, q, k, v) : at::scaled_dot_product_attention(q, k, v);
+}
+
+}  // namespace swap
