@@ -69,7 +69,7 @@ describe('the embedded model', () => {
       learn: { steps: 300, learningRate: 5e-3, batch: 4, attention: { weight: 1e-3, levels: [0, 1] } },
     })
     expect(mini.spec.unet.levels.map(({ heads }) => heads)).toEqual([2, 4, 4])
-    expect(mini.tensors).toHaveLength(562)
+    expect(mini.tensors).toHaveLength(578)
   })
 })
 
