@@ -89,8 +89,9 @@ class TorchEngine final : public Engine {
       // Denormals make some layers ten times slower and change nothing that can be seen.
       at::globalContext().setFlushDenormal(true);
       c10::NoGradGuard no_grad;
-      WeightStore store(request.tensors, compute, Cancel(hooks.cancelled), loading(hooks));
+      WeightStore store(request.tensors, compute, Cancel(hooks.cancelled), loading(hooks), request.deltas);
       model_.emplace(store, request.spec);
+      store.check_deltas();
       info.device = compute.device.str();
       info.dtype = dtype_name(compute.dtype);
       info.threads = compute.threads;

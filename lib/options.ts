@@ -85,8 +85,15 @@ export interface OpenProgress {
 }
 
 export const openSchema = object({
-  /** `'mini'` (embedded), a folder in the diffusers layout, or `'owner/name[@revision]'` on the Hugging Face hub. */
+  /**
+   * `'mini'` (embedded), a folder in the diffusers layout, a checkpoint of a single file (`.safetensors`, `.ckpt`), or
+   * `'owner/name[@revision]'` on the Hugging Face hub.
+   */
   model: v.optional(path, 'mini'),
+  /** For a single file: a diffusers folder whose configs, tokenizer and scheduler hold. Default: what the tensors say. */
+  config: v.optional(path),
+  /** What the model predicts, where its files do not say so or are wrong. */
+  predictionType: v.optional(oneOf(['epsilon', 'v_prediction', 'sample'])),
   /** Where to compute. `'auto'`: CUDA where the LibTorch that is found has it, else the CPU. */
   device: v.optional(
     v.pipe(

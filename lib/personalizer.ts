@@ -7,7 +7,7 @@ import type { GeneratedImage } from './image/index.ts'
 import { type CallOptions, Job, type JobContext } from './job.ts'
 import { type LearnEvent, learn } from './learn.ts'
 import type { LibTorch } from './libtorch/index.ts'
-import type { Model } from './model/index.ts'
+import type { Model, SingleFileOptions } from './model/index.ts'
 import type { NativeBinding, NativeEngine } from './native.ts'
 import {
   type GenerateOptions,
@@ -51,7 +51,7 @@ export interface PersonalizerInfo {
 
 /** @internal What opening needs from the other rooms; tests put their own in place. */
 export interface OpenParts {
-  readModel(model: string, options?: PullOptions): Promise<Model>
+  readModel(model: string, options?: PullOptions & SingleFileOptions): Promise<Model>
   findLibtorch(): Promise<LibTorch>
   loadAddon(): NativeBinding
   addonFolder(): string
@@ -60,7 +60,7 @@ export interface OpenParts {
 const PARTS: OpenParts = {
   readModel: async (model, options) => {
     const { path, name } = await (await import('./hub/index.ts')).locateModel(model, options)
-    const read = await (await import('./model/index.ts')).readModel(path)
+    const read = await (await import('./model/index.ts')).readModel(path, options)
     return name === undefined ? read : { ...read, name }
   },
   findLibtorch: async () => (await import('./libtorch/index.ts')).findLibtorch(),
@@ -197,7 +197,14 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
   }
   const either = AbortSignal.any([signal, failure.signal])
   const variant = options.dtype === 'bfloat16' || options.dtype === 'float16' ? 'fp16' : 'full'
-  const model = await parts.readModel(options.model, { variant, signal: either, onProgress: report })
+  const { config, predictionType } = options
+  const model = await parts.readModel(options.model, {
+    config,
+    predictionType,
+    variant,
+    signal: either,
+    onProgress: report,
+  })
   either.throwIfAborted()
   const libtorch = engineOverride() ? undefined : await parts.findLibtorch()
   signal.throwIfAborted()

@@ -29,12 +29,13 @@ constexpr int64_t kChunk = int64_t(8) << 20;  // bytes between two looks at the 
 }  // namespace
 
 WeightStore::WeightStore(const std::vector<TensorEntry>& entries, const Compute& compute, Cancel cancel,
-                         std::function<void(int64_t, int64_t)> progress)
+                         std::function<void(int64_t, int64_t)> progress, const std::vector<WeightDelta>& deltas)
     : compute_(compute), cancel_(cancel), progress_(std::move(progress)) {
   for (const auto& entry : entries) {
     total_ += static_cast<int64_t>(entry.end - entry.begin);
     entries_.emplace(entry.name, entry);
   }
+  for (const auto& delta : deltas) deltas_[delta.target].push_back(delta);
 }
 
 std::ifstream& WeightStore::open(const std::string& file) {
@@ -46,24 +47,21 @@ std::ifstream& WeightStore::open(const std::string& file) {
   return files_.emplace(file, std::move(stream)).first->second;
 }
 
-at::Tensor WeightStore::read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) {
-  cancel_.check();
+const TensorEntry& WeightStore::find(const std::string& name, const std::string& shape) const {
   const auto found = entries_.find(name);
-  if (found == entries_.end()) {
-    throw Error("SWAP_MODEL_TENSOR_MISSING", "tensor '" + name + "' " + text(shape) + " is not in the model's files",
-                "the files may be incomplete, or of another architecture than their config says");
-  }
-  const TensorEntry& entry = found->second;
-  if (at::IntArrayRef(entry.shape) != shape) {
-    throw Error("SWAP_MODEL_TENSOR_SHAPE",
-                "tensor '" + name + "' is " + text(entry.shape) + ", but the model's config wants " + text(shape));
-  }
+  if (found != entries_.end()) return found->second;
+  throw Error("SWAP_MODEL_TENSOR_MISSING", "tensor '" + name + "'" + shape + " is not in the model's files",
+              "the files may be incomplete, or of another architecture than their config says");
+}
+
+at::Tensor WeightStore::fetch(const TensorEntry& entry, at::ScalarType dtype) {
   const auto source = scalar_type(entry);
   const int64_t item = static_cast<int64_t>(c10::elementSize(source));
   int64_t count = 1;
-  for (const int64_t size : shape) count *= size;
+  for (const int64_t size : entry.shape) count *= size;
   if (static_cast<int64_t>(entry.end - entry.begin) != count * item) {
-    throw Error("SWAP_MODEL_TENSOR_SHAPE", "tensor '" + name + "' has " + std::to_string(entry.end - entry.begin) +
+    throw Error("SWAP_MODEL_TENSOR_SHAPE", "tensor '" + entry.name + "' has " +
+                                               std::to_string(entry.end - entry.begin) +
                                                " bytes, but its shape and dtype need " + std::to_string(count * item));
   }
   auto& stream = open(entry.file);
@@ -78,17 +76,72 @@ at::Tensor WeightStore::read(const std::string& name, at::IntArrayRef shape, at:
     auto target = same ? result.narrow(0, begin, n) : staging.narrow(0, 0, n);
     stream.read(static_cast<char*>(target.data_ptr()), n * item);
     if (stream.gcount() != n * item) {
-      throw Error("SWAP_MODEL_FILE", "'" + entry.file + "' ends before tensor '" + name + "' does",
+      throw Error("SWAP_MODEL_FILE", "'" + entry.file + "' ends before tensor '" + entry.name + "' does",
                   "the file was cut short: copy or download it again");
     }
     if (!same) result.narrow(0, begin, n).copy_(target);
     read_ += n * item;
     if (progress_) progress_(read_, total_);
   }
-  parameters_ += count;
-  bytes_ += count * static_cast<int64_t>(c10::elementSize(dtype));
-  result = result.view(shape);
+  if (!entry.transposed) return result.view(entry.shape);
+  if (entry.shape.size() != 2)
+    throw Error("SWAP_ENGINE_ARGUMENT", "tensor '" + entry.name + "' " + text(entry.shape) + " cannot be transposed");
+  return result.view({entry.shape[1], entry.shape[0]}).t().contiguous();
+}
+
+at::Tensor WeightStore::read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) {
+  cancel_.check();
+  const TensorEntry& entry = find(name, " " + text(shape));
+  if (at::IntArrayRef(entry.shape) != shape) {
+    throw Error("SWAP_MODEL_TENSOR_SHAPE",
+                "tensor '" + name + "' is " + text(entry.shape) + ", but the model's config wants " + text(shape));
+  }
+  const auto deltas = deltas_.find(name);
+  auto result = fetch(entry, deltas == deltas_.end() ? dtype : at::kFloat);
+  if (deltas != deltas_.end()) {
+    for (const auto& delta : deltas->second) add(delta, result);
+    deltas_.erase(deltas);
+    result = result.to(dtype);
+  }
+  parameters_ += result.numel();
+  bytes_ += result.numel() * static_cast<int64_t>(c10::elementSize(dtype));
   return compute_.device.is_cpu() ? result : result.to(compute_.device);
+}
+
+at::Tensor WeightStore::factor(const std::string& name) {
+  cancel_.check();
+  return fetch(find(name, ""), at::kFloat);
+}
+
+// W [out, in, ...] += scale * up [out, rank] @ down [rank, in * ...], or, with a middle [rank, rank, kh, kw], the
+// convolution that the three make one after the other.
+void WeightStore::add(const WeightDelta& delta, at::Tensor& weight) {
+  const auto down = factor(delta.down), up = factor(delta.up);
+  const auto check = [&](bool ok) {
+    if (ok) return;
+    throw Error("SWAP_ENGINE_ARGUMENT", "factors " + text(up.sizes()) + " and " + text(down.sizes()) + " do not make " +
+                                            text(weight.sizes()) + " of '" + delta.target + "'");
+  };
+  check(weight.dim() >= 2 && down.dim() >= 2 && up.dim() >= 2);
+  const auto left = up.flatten(1), right = down.flatten(1);
+  check(left.size(0) == weight.size(0) && left.size(1) > 0);
+  at::Tensor product;
+  if (delta.middle.empty()) {
+    check(left.size(1) == right.size(0) && left.size(0) * right.size(1) == weight.numel());
+    product = at::mm(left, right);
+  } else {
+    const auto middle = factor(delta.middle);
+    check(middle.dim() == 4 && middle.size(0) == left.size(1) && middle.size(1) == right.size(0) &&
+          left.size(0) * right.size(1) * middle.size(2) * middle.size(3) == weight.numel());
+    product = at::einsum("or,rskl,si->oikl", {left, middle, right}).contiguous();
+  }
+  weight.add_(product.view(weight.sizes()), delta.scale);
+}
+
+void WeightStore::check_deltas() const {
+  if (!deltas_.empty())
+    throw Error("SWAP_ENGINE_ARGUMENT",
+                "a delta is for '" + deltas_.begin()->first + "', which the model does not read");
 }
 
 }  // namespace swap

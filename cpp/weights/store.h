@@ -1,5 +1,6 @@
 // Tensor table -> tensors. Reads tensor by tensor, straight into the dtype that is computed in, so that a model
-// is never in memory twice. No mmap: a file cut short would be a SIGBUS, and Windows locks mapped files.
+// is never in memory twice. No mmap: a file cut short would be a SIGBUS, and Windows locks mapped files. What LoRA add
+// to a weight is added here, so nothing behind the store knows of them.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -20,10 +21,13 @@ class WeightStore {
  public:
   // `progress` is called with (bytes read, bytes in all).
   WeightStore(const std::vector<TensorEntry>& entries, const Compute& compute, Cancel cancel,
-              std::function<void(int64_t, int64_t)> progress);
+              std::function<void(int64_t, int64_t)> progress, const std::vector<WeightDelta>& deltas = {});
 
   // Throws SWAP_MODEL_TENSOR_MISSING, SWAP_MODEL_TENSOR_SHAPE, SWAP_MODEL_FILE.
   at::Tensor read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype);
+
+  // Throws SWAP_ENGINE_ARGUMENT when a delta's target was never read.
+  void check_deltas() const;
 
   const Compute& compute() const { return compute_; }
   int64_t parameters() const { return parameters_; }
@@ -31,7 +35,13 @@ class WeightStore {
 
  private:
   std::ifstream& open(const std::string& file);
+  const TensorEntry& find(const std::string& name, const std::string& shape) const;
+  // The numbers of an entry, of its shape, on the CPU.
+  at::Tensor fetch(const TensorEntry& entry, at::ScalarType dtype);
+  at::Tensor factor(const std::string& name);
+  void add(const WeightDelta& delta, at::Tensor& weight);
 
+  std::unordered_map<std::string, std::vector<WeightDelta>> deltas_;  // by target
   std::unordered_map<std::string, TensorEntry> entries_;
   std::unordered_map<std::string, std::ifstream> files_;
   Compute compute_;

@@ -8,6 +8,8 @@ import type { Context } from './run.ts'
 
 export interface ModelFlags {
   model?: string
+  config?: string
+  predictionType?: OpenOptions['predictionType']
   device?: string
   dtype?: NonNullable<OpenOptions['dtype']>
   threads?: number
@@ -17,8 +19,16 @@ export function addModelOptions(command: Command): Command {
   return command
     .option(
       '--model <model>',
-      "the base model: 'mini' (embedded), a folder in the diffusers layout, or owner/name[@revision] on the hub",
+      "the base model: 'mini' (embedded), a diffusers folder, a checkpoint file, or owner/name[@revision] on the hub",
       'mini',
+    )
+    .option('--config <folder>', 'for a checkpoint file: a diffusers folder whose configs and tokenizer hold')
+    .addOption(
+      new Option('--prediction-type <type>', 'what the model predicts, where its files do not say').choices([
+        'epsilon',
+        'v_prediction',
+        'sample',
+      ]),
     )
     .option('--device <device>', "where to compute: 'auto', 'cpu', 'cuda' or 'cuda:N'", 'auto')
     .addOption(
@@ -38,7 +48,7 @@ export async function withPersonalizer<T>(
   { output, signal }: Context,
   work: (personalizer: Personalizer) => Promise<T>,
 ): Promise<T> {
-  const { model, device, dtype, threads } = flags
+  const { model, config, predictionType, device, dtype, threads } = flags
   const onProgress: OpenOptions['onProgress'] = ({ phase, done, total }) => {
     if (phase === 'load' && total < SLOW_TO_LOAD) return
     output.progress(phase === 'load' ? 'loading' : 'download', {
@@ -47,7 +57,10 @@ export async function withPersonalizer<T>(
       detail: `${megabytes(done)} of ${megabytes(total)}`,
     })
   }
-  const personalizer = await Personalizer.open({ model, device, dtype, threads, onProgress }, { signal })
+  const personalizer = await Personalizer.open(
+    { model, config, predictionType, device, dtype, threads, onProgress },
+    { signal },
+  )
   try {
     const { info } = personalizer
     for (const warning of info.warnings) output.warn(warning)

@@ -25,7 +25,8 @@ export interface Located {
  */
 export async function locateModel(model: string, options: PullOptions = {}): Promise<Located> {
   if (model === 'mini' || (await stat(model).catch(() => undefined))) return { path: model }
-  const reference = parseReference(model)
+  // A file that is not there is not a repository of that name.
+  const reference = /\.(safetensors|ckpt)$/i.test(model) ? undefined : parseReference(model)
   if (!reference) return { path: model }
   const settings = await hubSettings(options.env)
   const found = await findSnapshot(settings.cache, reference)

@@ -99,6 +99,11 @@ function downPath(at: Scope, spec: UNetSpec): void {
   at.conv('conv_in', levels[0]!.channels, spec.inChannels)
   at.in('time_embedding').layer('linear_1', time, levels[0]!.channels)
   at.in('time_embedding').layer('linear_2', time, time)
+  if (spec.guidanceWidth) at.in('time_embedding').weight('cond_proj', [levels[0]!.channels, spec.guidanceWidth])
+  if (spec.pooledWidth && spec.timeIdWidth) {
+    at.in('add_embedding').layer('linear_1', time, spec.pooledWidth + 6 * spec.timeIdWidth)
+    at.in('add_embedding').layer('linear_2', time, time)
+  }
 
   levels.forEach((level, index) => {
     const block = at.in('down_blocks').in(index)

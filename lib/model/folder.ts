@@ -21,12 +21,12 @@ export async function readIndex(path: string): Promise<Config> {
   const found = await stat(path).catch(() => undefined)
   if (!found) {
     throw new SwapError('SWAP_MODEL_NOT_FOUND', `there is no model at "${path}"`, {
-      hint: "give 'mini' or the path of a diffusers folder",
+      hint: "give 'mini', or the path of a diffusers folder or a checkpoint",
     })
   }
   if (!found.isDirectory()) {
-    throw new SwapError('SWAP_MODEL_NOT_A_FOLDER', `"${path}" is a file, not a diffusers folder`, {
-      hint: 'give the folder that holds model_index.json; single-file checkpoints are not read',
+    throw new SwapError('SWAP_MODEL_NOT_A_FOLDER', `"${path}" is a file, neither a diffusers folder nor a checkpoint`, {
+      hint: 'give the folder that holds model_index.json, or a .safetensors or .ckpt checkpoint',
     })
   }
   const file = join(path, 'model_index.json')

@@ -1,6 +1,6 @@
 /** Where a model comes from, what it is made of, and where each of its tensors lies. */
 import { realpath } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { basename, extname, join } from 'node:path'
 import { SwapError } from '../errors.ts'
 import type { ModelSpec, TensorEntry } from '../native.ts'
 import { ClipTokenizer } from '../prompt/tokenizer.ts'
@@ -10,6 +10,7 @@ import { modelPath, readIndex, readTensors, type StoredTensor } from './folder.t
 import { type Config, readConfig } from './json.ts'
 import type { ComponentKind } from './keys.ts'
 import { noiseSpec, type SchedulerFile } from './scheduler.ts'
+import { isSingleFile, type ModelParts, readSingleFile, type SingleFileOptions } from './single_file.ts'
 import { tensorTable } from './table.ts'
 import { textEncoderSpec } from './text_encoder.ts'
 import { unetSpec } from './unet.ts'
@@ -17,12 +18,13 @@ import { vaeSpec } from './vae.ts'
 
 export type { Family, ModelDefaults } from './defaults.ts'
 export { noiseSpec, type SchedulerFile, type SchedulerName, schedulerSpec } from './scheduler.ts'
+export type { SingleFileOptions } from './single_file.ts'
 
 /** A base model, read from its configs and headers; its weights are still on the disk. */
 export interface Model {
-  /** `'mini'`, or the folder's own name. */
+  /** `'mini'`, or the folder's or file's own name. */
   name: string
-  /** The folder, absolute. */
+  /** The folder or file, absolute. */
   path: string
   family: Family
   spec: ModelSpec
@@ -45,11 +47,40 @@ export interface Model {
 /**
  * Reads a model: its configs, its tensor headers and its tokenizer, and checks that they belong together.
  *
- * @param model `'mini'` or the path of a diffusers folder
+ * @param model `'mini'`, the path of a diffusers folder, or of a checkpoint of a single file
  * @throws SwapError `SWAP_MODEL_…`, `SWAP_TENSOR_…`, `SWAP_SCHEDULER_…`, `SWAP_TOKENIZER_…`, `SWAP_FILE_…`
  */
-export async function readModel(model: string): Promise<Model> {
+export async function readModel(model: string, options: SingleFileOptions = {}): Promise<Model> {
   const path = modelPath(model)
+  const single = await isSingleFile(path)
+  if (!single && options.config !== undefined) {
+    throw new SwapError('SWAP_OPTION_INVALID', `option "config" of open() is for checkpoints of a single file`, {
+      hint: `"${path}" has its own configs`,
+    })
+  }
+  const { spec, tensors, tokenizers, scheduler, home, warnings } = single
+    ? await readSingleFile(path, options)
+    : await readFolder(path)
+  if (options.predictionType !== undefined) spec.noise.predictionType = options.predictionType
+  if (single) checkTogether(path, spec)
+  const vaeFactor = 2 ** (spec.vae.channels.length - 1)
+  const own = basename(await realpath(path).catch(() => path))
+  return {
+    name: model === 'mini' ? 'mini' : single ? own.slice(0, own.length - extname(own).length) : own,
+    path,
+    ...(await readDefaults(home, spec)),
+    spec,
+    tensors,
+    tokenizers,
+    scheduler,
+    resolution: spec.unet.sampleSize * vaeFactor,
+    vaeFactor,
+    fingerprint: await fingerprint(spec, tensors),
+    warnings,
+  }
+}
+
+async function readFolder(path: string): Promise<ModelParts> {
   await readIndex(path)
   const warnings: string[] = []
   const configs: Config[] = []
@@ -77,20 +108,13 @@ export async function readModel(model: string): Promise<Model> {
   for (const component of ['text_encoder', 'unet', 'vae'] as const) {
     stored.set(component, await readTensors(join(path, component), component))
   }
-  const tensors = tensorTable(spec, stored, warnings)
   const { positions, vocab } = spec.textEncoders[0]!
-  const vaeFactor = 2 ** (spec.vae.channels.length - 1)
   return {
-    name: model === 'mini' ? 'mini' : basename(await realpath(path).catch(() => path)),
-    path,
-    ...(await readDefaults(path, spec)),
     spec,
-    tensors,
+    tensors: tensorTable(spec, stored, warnings),
     tokenizers: [await ClipTokenizer.open(join(path, 'tokenizer'), { positions, vocab })],
     scheduler,
-    resolution: spec.unet.sampleSize * vaeFactor,
-    vaeFactor,
-    fingerprint: await fingerprint(spec, tensors),
+    home: path,
     warnings,
   }
 }

@@ -54,13 +54,8 @@ export function matchTensors(
           { hint: 'weights and config.json are not of one model' },
         )
       }
-      const dtype = DTYPES.find((kind) => kind === tensor.dtype)
-      if (!dtype) {
-        throw new SwapError('SWAP_TENSOR_DTYPE', `"${tensor.file}": ${named.name} is of kind ${tensor.dtype}`, {
-          hint: 'weights must be F32, F16, BF16 or F64: quantised files are not read',
-        })
-      }
       const { file, begin, end } = tensor
+      const dtype = floating(tensor.dtype, file, named.name)
       found.set(named.name, { name: named.name, dtype, shape: named.shape, file, begin, end })
     }
   }
@@ -76,6 +71,20 @@ export function matchTensors(
   return [...expected.keys()].map((name) => found.get(name)!)
 }
 
-function some(names: string[]): string {
+/**
+ * The kind of a tensor's numbers, where the engine reads it.
+ *
+ * @throws SwapError `SWAP_TENSOR_DTYPE`
+ */
+export function floating(dtype: string, file: string, name: string): (typeof DTYPES)[number] {
+  const kind = DTYPES.find((one) => one === dtype)
+  if (kind) return kind
+  throw new SwapError('SWAP_TENSOR_DTYPE', `"${file}": ${name} is of kind ${dtype}`, {
+    hint: 'weights must be F32, F16, BF16 or F64: quantised files are not read',
+  })
+}
+
+/** The first few names of a list. */
+export function some(names: string[]): string {
   return names.length > 3 ? `${names.slice(0, 3).join(', ')}, …` : names.join(', ')
 }

@@ -80,8 +80,34 @@ export class ClipTokenizer {
    *
    * @throws SwapError `SWAP_TOKENIZER_MISSING`, `SWAP_TOKENIZER_FILE`, `SWAP_TOKENIZER_UNSUPPORTED`, `SWAP_TOKENIZER_VOCAB`
    */
-  static async open(folder: string, { positions, vocab }: TokenizerOptions): Promise<ClipTokenizer> {
-    const parts = await readParts(folder)
+  static async open(folder: string, options: TokenizerOptions): Promise<ClipTokenizer> {
+    return await ClipTokenizer.#build(await readParts(folder), folder, options)
+  }
+
+  /**
+   * CLIP's own, which comes with the package.
+   *
+   * @param pad the token that fills up: `<|endoftext|>` for CLIP's text encoders, `!` for OpenCLIP's
+   * @throws SwapError `SWAP_TOKENIZER_VOCAB` for a text encoder with fewer tokens
+   */
+  static async standard(pad: '<|endoftext|>' | '!', options: TokenizerOptions): Promise<ClipTokenizer> {
+    const { standardFolder, standardVocabulary } = await import('./standard.ts')
+    const [bos, eos] = ['<|startoftext|>', '<|endoftext|>']
+    const { vocab, merges } = await standardVocabulary()
+    const special = [bos, eos].map((content) => ({
+      id: vocab.get(content)!,
+      content,
+      special: true,
+      normalized: false,
+      lstrip: false,
+      rstrip: false,
+      single_word: false,
+    }))
+    const parts = { vocab, merges, added: special, special: { bos, eos, pad, unk: eos } }
+    return await ClipTokenizer.#build(parts, standardFolder(), options)
+  }
+
+  static async #build(parts: Parts, folder: string, { positions, vocab }: TokenizerOptions): Promise<ClipTokenizer> {
     const id = (content: string): number => {
       const found = parts.added.find((token) => token.content === content)?.id ?? parts.vocab.get(content)
       if (found !== undefined) return found

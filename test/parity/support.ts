@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { describe, test } from 'vitest'
 import { addonFolder, enginePath, loadAddon } from '../../lib/addon.ts'
 import { findLibtorch } from '../../lib/libtorch/index.ts'
-import { type Model, readModel } from '../../lib/model/index.ts'
+import { type Model, readModel, type SingleFileOptions } from '../../lib/model/index.ts'
 import { readSafetensors } from '../../lib/model/safetensors.ts'
 import type { EvaluateRequest, NativeEngine, NativeImage, NativeTensor } from '../../lib/native.ts'
 import { packageRoot } from '../../lib/paths.ts'
@@ -47,7 +47,7 @@ export interface Reference {
  * Everything lands in `.cache/parity`, under a hash of all the scripts and of the embedded model.
  */
 export async function reference(
-  script: 'outputs' | 'gradients' | 'pictures' | 'subjects' | 'trajectories' | 'controls',
+  script: 'outputs' | 'gradients' | 'pictures' | 'subjects' | 'trajectories' | 'controls' | 'single_files',
 ): Promise<Reference> {
   const folder = join(root, '.cache', 'parity', sourcesHash(), script)
   const models = join(folder, '..', 'models')
@@ -152,8 +152,12 @@ export class Opened {
     this.engine = engine
   }
 
-  static async open(folder: string, dtype: 'float32' | 'bfloat16' = 'float32'): Promise<Opened> {
-    const model = await readModel(folder)
+  static async open(
+    folder: string,
+    dtype: 'float32' | 'bfloat16' = 'float32',
+    options: SingleFileOptions = {},
+  ): Promise<Opened> {
+    const model = await readModel(folder, options)
     const { libraries } = await findLibtorch()
     const engine = loadAddon().createEngine({ libraries, engine: enginePath(addonFolder(), 'cpu') })
     const request = { spec: model.spec, tensors: model.tensors, device: 'cpu', dtype, threads: 1 }
