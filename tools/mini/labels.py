@@ -45,8 +45,9 @@ PERSON_FIELDS = list(PERSON)
 def person_row(person: dict | None) -> list[int]:
     if person is None:
         return [UNKNOWN] * len(PERSON)
-    row = [values.index(person[key]) for key, values in PERSON.items()]
-    if person['hair'] in ('bald', 'buzzcut') and person['beard'] is None:
+    # People of the held-out style have hair that has no name here.
+    row = [values.index(person[key]) if person[key] in values else UNKNOWN for key, values in PERSON.items()]
+    if person['hair'] in ('bald', 'buzzcut', 'shaved') and person['beard'] is None:
         row[PERSON_FIELDS.index('hairColor')] = UNKNOWN
     return row
 

@@ -11,6 +11,7 @@ const words = new Map()
 for (let seed = 0; seed < count; seed++) {
   const drawn = sample(seed)
   for (const { who, look } of drawn.made.people) {
+    assert(!who.drawing, `${seed}: the held-out style`)
     const seen = look.hat ? (UNDER_HAT[who.hair] ?? who.hair) : who.hair
     assert(!heldOutPerson(who.hair, who.hairColor, who.skin) && !heldOutPerson(seen, who.hairColor, who.skin))
     for (const a of attributesOf({ who, look })) assert(!heldOutPair(a, drawn.made.scene), `${seed}: ${a}`)
@@ -26,6 +27,8 @@ for (const seed of [1, 17, 4242]) {
 for (let seed = 0; seed < 500; seed++)
   for (const { who } of sample(seed, { split: 'test', kind: 'person' }).made.people)
     assert(heldOutPerson(who.hair, who.hairColor, who.skin))
+for (let seed = 0; seed < 200; seed++)
+  for (const { who } of sample(seed, { split: 'inked', kind: 'two people' }).made.people) assert.equal(who.drawing, 'inked')
 const needed = ['person', 'man', 'woman', 'cat', 'dog', 'bear', 'rabbit', 'car', 'chair', 'toy', ...Object.keys(NAMED)]
 for (const word of needed) assert(words.get(word) > count / 2000, `${word}: ${words.get(word)}`)
 console.log(`${count} seeds, ${words.size} words; rarest:`, [...words].sort((a, b) => a[1] - b[1]).slice(0, 8))

@@ -1,4 +1,4 @@
-// node generate.mjs --out DIR --from SEED --count N [--shard 8000] [--workers 2] [--split train|test] [--each K]
+// node generate.mjs --out DIR --from SEED --count N [--shard 8000] [--workers 2] [--split train|test|inked|all] [--each K]
 // With --each, K pictures in a row show one person, in ever new shirts, moods and places: for the identity embedder.
 // Writes shards of pictures (.bin), masks (.masks, 3 x 16 x 16 bytes a picture) and one JSON line a picture (.jsonl).
 
@@ -7,10 +7,9 @@ import { existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { newIdentity } from './identity.mjs'
 import { randomFrom } from './random.mjs'
 import { renderMasks, renderPicture } from './render.mjs'
-import { attributesOf, sample } from './sample.mjs'
+import { attributesOf, newStranger, sample } from './sample.mjs'
 
 const { values } = parseArgs({
   options: {
@@ -58,7 +57,7 @@ function describe(drawn, boxes) {
 function choices(seed) {
   const each = Number(values.each)
   if (!each) return { split: values.split }
-  const who = newIdentity(randomFrom(1e9 + Math.floor(seed / each)), values.split === 'test')
+  const who = newStranger(randomFrom(1e9 + Math.floor(seed / each)), values.split)
   const random = randomFrom(seed + 5)
   return {
     split: values.split,

@@ -13,7 +13,7 @@ export const BEARDS = ['beard', 'mustache']
 export const UNDER_HAT = { mohawk: 'short', 'high-top': 'short', bun: 'bob', curly: 'bob' }
 
 /** Hair so short that its colour hardly shows: captions do not speak of it. */
-export const hasHairColor = (who) => who.hair !== 'bald' && who.hair !== 'buzzcut'
+export const hasHairColor = (who) => !['bald', 'buzzcut', 'shaved'].includes(who.hair)
 
 /** Combinations that no training picture shows, whatever else is changed about a person. */
 export const heldOutPerson = (hair, hairColor, skin) => hash(`${hair}|${hairColor}|${skin}`) % 10 === 0
@@ -45,6 +45,26 @@ export function newIdentity(random, heldOut = false) {
       body: pick(random, ['squared', 'rounded', 'rounded', 'checkered']),
       mouth: pick(random, ['smile', 'smile', 'smile', 'laugh', 'sad']),
     }
+  }
+}
+
+const INK_HAIR = { woman: ['waves', 'pixie', 'fringe'], man: ['quiff', 'crest', 'fringe', 'turban', 'shaved'] }
+
+/** Somebody of the style of people that no training picture shows: inked outlines, heads half turned. */
+export function newInkedIdentity(random) {
+  const gender = pick(random, ['woman', 'man'])
+  const base = newIdentity(random, false)
+  const hair = pick(random, INK_HAIR[gender])
+  return {
+    ...base,
+    drawing: 'inked',
+    gender,
+    hair,
+    beard: gender === 'man' && random() < 0.4 ? 'beard' : null,
+    old: false,
+    nose: pick(random, ['curve', 'pointed', 'tound']),
+    body: pick(random, ['open', 'crew', 'collared']),
+    earring: gender === 'woman' && random() < 0.5,
   }
 }
 

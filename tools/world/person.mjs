@@ -1,6 +1,8 @@
 // Draws one person: DiceBear's "Personas" (after Draftbit, CC BY 4.0) for head and shoulders, our own hats, limbs and poses.
+// People of the held-out style: DiceBear's "Micah" (after Micah Lanier, CC BY 4.0), with our own sunglasses.
 
 import { createAvatar } from '@dicebear/core'
+import * as micah from '@dicebear/micah'
 import * as personas from '@dicebear/personas'
 import { emoji, ownIds } from './emoji.mjs'
 import { UNDER_HAT } from './identity.mjs'
@@ -42,7 +44,54 @@ export const HELD_NAMES = Object.keys(HELD)
 /** Height of the whole figure in the drawing's units; head and shoulders alone are 64. */
 export const FIGURE = { bust: 64, standing: 118, sitting: 104 }
 
+const INK_DRAWING = {
+  waves: 'full',
+  pixie: 'pixie',
+  fringe: 'dannyPhantom',
+  quiff: 'fonze',
+  crest: 'mrT',
+  turban: 'turban',
+  shaved: 'mrClean',
+}
+const INK_MOUTH = { smile: 'smile', laugh: 'laughing', surprised: 'surprised', sad: 'frown' }
+const INK_SUNGLASSES =
+  '<g fill="#15151c" stroke="#15151c" stroke-width="1.2"><rect x="22.5" y="22.5" width="8.6" height="6.6" rx="2.4"/><rect x="33.6" y="22.5" width="8.6" height="6.6" rx="2.4"/>' +
+  '<path d="M30 24.6 H35 M23 24.6 L14 25.8" fill="none"/></g>'
+
+/** What is inside an SVG file, with ids of its own. */
+function bare(svg) {
+  const inner = svg.slice(svg.indexOf('>', svg.indexOf('<svg')) + 1, svg.lastIndexOf('</svg>'))
+  return ownIds(inner.replace(/<metadata[\s\S]*?<\/metadata>/, ''))
+}
+
+function inkedHeadAndShoulders(who, look) {
+  const svg = createAvatar(micah, {
+    seed: 'one',
+    hair: [INK_DRAWING[who.hair]],
+    hairProbability: 100,
+    hairColor: [who.hairHex],
+    baseColor: [who.skinHex],
+    shirtColor: [who.clothHex],
+    shirt: [who.body],
+    nose: [who.nose],
+    eyes: ['eyes'],
+    eyebrows: [who.gender === 'woman' ? 'eyelashesUp' : 'up'],
+    mouth: [INK_MOUTH[look.mouth]],
+    facialHair: ['beard'],
+    facialHairColor: [who.hairHex],
+    facialHairProbability: who.beard ? 100 : 0,
+    glasses: ['round'],
+    glassesColor: ['15151c'],
+    glassesProbability: look.eyes === 'glasses' ? 100 : 0,
+    earrings: ['hoop'],
+    earringColor: ['f4d150'],
+    earringsProbability: who.earring ? 100 : 0,
+  }).toString()
+  return `<g transform="scale(${64 / 360})">${bare(svg)}</g>${look.eyes === 'sunglasses' ? INK_SUNGLASSES : ''}`
+}
+
 function headAndShoulders(who, look) {
+  if (who.drawing === 'inked') return inkedHeadAndShoulders(who, look)
   const hair = look.hat ? (UNDER_HAT[who.hair] ?? who.hair) : who.hair
   const svg = createAvatar(personas, {
     seed: 'one',
@@ -57,8 +106,7 @@ function headAndShoulders(who, look) {
     facialHair: [BEARD_DRAWING[who.beard ?? 'beard']],
     facialHairProbability: who.beard ? 100 : 0,
   }).toString()
-  const inner = svg.slice(svg.indexOf('>', svg.indexOf('<svg')) + 1, svg.lastIndexOf('</svg>'))
-  return ownIds(inner.replace(/<metadata[\s\S]*?<\/metadata>/, ''))
+  return bare(svg)
 }
 
 /** Torso, arms and legs below the shoulders, so that a full figure is a figure and not a bust. */

@@ -3,7 +3,7 @@
 import { caption } from './captions.mjs'
 import { CLOTH, jitter, PLAIN, TINT_NAMES, tint } from './colors.mjs'
 import { emoji, resetIds } from './emoji.mjs'
-import { hasHairColor, heldOutPair, heldOutPerson, NAMED, newIdentity, UNDER_HAT } from './identity.mjs'
+import { hasHairColor, heldOutPair, heldOutPerson, NAMED, newIdentity, newInkedIdentity, UNDER_HAT } from './identity.mjs'
 import { drawPerson, FIGURE, HAT_NAMES, HELD_NAMES } from './person.mjs'
 import { between, pick, pickWeighted, randomFrom } from './random.mjs'
 import { drawScene, hasNight, SCENE_NAMES } from './scenes.mjs'
@@ -31,10 +31,16 @@ function newLook(random, who, named, { alone, pose }) {
   return look
 }
 
+/** Measuring nets see everything (split 'all'), so that what the model never saw is not judged worse for being rare. */
+export function newStranger(random, split) {
+  if (split === 'inked' || (split === 'all' && random() < 0.1)) return newInkedIdentity(random)
+  return newIdentity(random, split === 'all' ? random() < 0.1 : split === 'test')
+}
+
 function newPerson(random, slot, options) {
   const named = options.split === 'train' && !options.who && random() < 0.36
   const name = named ? pick(random, Object.keys(NAMED)) : null
-  let who = options.who ?? (name ? NAMED[name] : newIdentity(random, options.split === 'test'))
+  let who = options.who ?? (name ? NAMED[name] : newStranger(random, options.split))
   const look = { ...newLook(random, who, name !== null, options), ...options.look }
   if (look.newCloth) {
     const cloth = pick(random, Object.keys(CLOTH))
@@ -53,6 +59,7 @@ export function attributesOf({ who, look }) {
 /** True if the finished picture shows something that must stay unseen; asked last, after every override. */
 function showsHeldOut(made) {
   return made.people.some(({ who, look }, i) => {
+    if (who.drawing) return true
     const drawn = look.hat ? (UNDER_HAT[who.hair] ?? who.hair) : who.hair
     return (
       heldOutPerson(who.hair, who.hairColor, who.skin) ||
@@ -170,7 +177,8 @@ function compose(random, options) {
 
 /**
  * The picture of a seed: SVG layers, caption, nouns and description.
- * `options.split` 'train' (default) never shows what is held out; 'test' draws held-out people only.
+ * `options.split` 'train' (default) never shows what is held out; 'test' draws people of held-out combinations only,
+ * 'inked' people of the held-out style only, 'all' everything.
  * Any of kind, scene, night, style, framing, who, look, thing, animal fixes that choice, for evaluations.
  */
 export function sample(seed, options = {}) {

@@ -28,20 +28,24 @@ class Block(torch.nn.Module):
 
 
 class Backbone(torch.nn.Module):
-    """Pixels in 0..1, (batch, 3, 128, 128), to features of 16x16 (`WIDTHS[2]` channels) and of 4x4 (`WIDTHS[4]`)."""
+    """Pixels in 0..1, (batch, 3, 128, 128), to features of 16x16 (`WIDTHS[1]` channels) and of 4x4 (`WIDTHS[3]`)."""
 
-    WIDTHS = (24, 48, 96, 128, 192)
+    WIDTHS = (48, 80, 112, 144)
 
     def __init__(self):
         super().__init__()
         w = self.WIDTHS
-        self.stem = torch.nn.Conv2d(3, w[0], 5, 2, 2)
-        self.fine = torch.nn.Sequential(Block(w[0], w[1], 2), Block(w[1], w[2], 2), Block(w[2], w[2], 1))
-        self.coarse = torch.nn.Sequential(Block(w[2], w[3], 2), Block(w[3], w[4], 2), Block(w[4], w[4], 1))
+        # Blocks of 4x4 pixels become channels: large maps of few channels are what a CPU is slow at.
+        self.stem = torch.nn.Conv2d(48, w[0], 3, 1, 1)
+        self.fine = torch.nn.Sequential(Block(w[0], w[1], 2), Block(w[1], w[1], 1))
+        self.coarse = torch.nn.Sequential(Block(w[1], w[2], 2), Block(w[2], w[3], 2), Block(w[3], w[3], 1))
 
     def forward(self, pixels):
-        fine = self.fine(F.relu(self.stem(pixels * 2 - 1)))
+        fine = self.fine(F.relu(self.stem(F.pixel_unshuffle(pixels * 2 - 1, 4))))
         return fine, self.coarse(fine)
+
+
+NOISE = torch.randn(2**22 + 2**20, generator=torch.Generator().manual_seed(1))  # drawing new noise costs as much as the net
 
 
 def roughen(x: torch.Tensor) -> torch.Tensor:
@@ -50,8 +54,10 @@ def roughen(x: torch.Tensor) -> torch.Tensor:
         factor = float(torch.empty(()).uniform_(0.45, 0.95))
         small = F.interpolate(x, scale_factor=factor, mode='bilinear', antialias=True)
         x = F.interpolate(small, size=x.shape[-2:], mode='bilinear')
-    x = x + torch.rand(len(x), 1, 1, 1) * 0.06 * torch.randn_like(x)
-    return (x * (1 + 0.1 * torch.randn(len(x), 3, 1, 1)) + 0.03 * torch.randn(len(x), 3, 1, 1)).clamp(0, 1)
+    start = int(torch.randint(0, len(NOISE) - x.numel(), ()))
+    noise = NOISE[start : start + x.numel()].view(len(x), *x.shape[2:], 3).permute(0, 3, 1, 2)
+    x = torch.addcmul(x, torch.rand(len(x), 1, 1, 1) * 0.06, noise)
+    return torch.addcmul(0.03 * torch.randn(len(x), 3, 1, 1), x, 1 + 0.1 * torch.randn(len(x), 3, 1, 1)).clamp_(0, 1)
 
 
 class Samples:

@@ -19,8 +19,8 @@ class Classifier(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.backbone = Backbone()
-        self.answer = torch.nn.Linear(Backbone.WIDTHS[4] * 16 // 2, sum(SIZES[i] for i in ASKED))
-        self.narrow = torch.nn.Conv2d(Backbone.WIDTHS[4], Backbone.WIDTHS[4] // 2, 1)
+        self.answer = torch.nn.Linear(Backbone.WIDTHS[3] * 16 // 2, sum(SIZES[i] for i in ASKED))
+        self.narrow = torch.nn.Conv2d(Backbone.WIDTHS[3], Backbone.WIDTHS[3] // 2, 1)
 
     def forward(self, pixels):
         return self.answer(F.relu(self.narrow(self.backbone(pixels)[1])).flatten(1))

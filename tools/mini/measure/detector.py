@@ -19,9 +19,9 @@ class Detector(torch.nn.Module):
         super().__init__()
         w = Backbone.WIDTHS
         self.backbone = Backbone()
-        self.wide = torch.nn.Conv2d(w[4], w[2], 1)
-        self.mix = torch.nn.Conv2d(w[2] * 2, w[2], 3, padding=1)
-        self.out = torch.nn.Conv2d(w[2], len(CLASSES) + 4, 1)
+        self.wide = torch.nn.Conv2d(w[3], w[1], 1)
+        self.mix = torch.nn.Conv2d(w[1] * 2, w[1], 3, padding=1)
+        self.out = torch.nn.Conv2d(w[1], len(CLASSES) + 4, 1)
         torch.nn.init.constant_(self.out.bias[: len(CLASSES)], -4.0)
 
     def forward(self, pixels):

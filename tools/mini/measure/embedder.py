@@ -16,7 +16,7 @@ class Embedder(torch.nn.Module):
     def __init__(self, width: int = 128):
         super().__init__()
         self.backbone = Backbone()
-        self.project = torch.nn.Linear(Backbone.WIDTHS[4] * 2, width)
+        self.project = torch.nn.Linear(Backbone.WIDTHS[3] * 2, width)
 
     def forward(self, pixels):
         coarse = self.backbone(pixels)[1]
