@@ -32,8 +32,8 @@ export class SwapError extends Error {
 
 /** Raised by every call on something that was closed. */
 export class DisposedError extends SwapError {
-  constructor(what: string) {
-    super('SWAP_DISPOSED', `${what} is closed`, { hint: 'open a new one with Personalizer.open()' })
+  constructor(what: string, hint = 'open a new one with Personalizer.open()') {
+    super('SWAP_DISPOSED', `${what} is closed`, { hint })
     this.name = 'DisposedError'
   }
 }

@@ -1,5 +1,13 @@
 /** What the package exports. */
 export { DisposedError, SwapError, type SwapErrorCode } from './errors.ts'
+export {
+  type EvaluateOptions,
+  type Evaluation,
+  Evaluator,
+  type EvaluatorOptions,
+  type PictureScores,
+} from './evaluate/evaluator.ts'
+export type { Estimate } from './evaluate/figures.ts'
 export type { GenerateEvent } from './generate.ts'
 export type { GeneratedImage, ImageInput } from './image/index.ts'
 export type { CallOptions, Job } from './job.ts'

@@ -35,7 +35,8 @@ const object = <const T extends v.ObjectEntries>(entries: T) => v.strictObject(e
 
 const MUST_NAME = 'must begin with a letter and have at most 64 letters, digits, - and _'
 
-const image = v.custom<ImageInput>((value) => {
+/** A picture, in any of the forms that pictures come in. */
+export const image = v.custom<ImageInput>((value) => {
   if (typeof value === 'string') return value.length > 0
   if (value instanceof Uint8Array) return true
   if (typeof value !== 'object' || value === null) return false

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { Command } from 'commander'
 import { packageRoot } from '../paths.ts'
 import { addDoctor } from './doctor.ts'
+import { addEvaluate } from './evaluate.ts'
 import { addGenerate } from './generate.ts'
 import { addLearn } from './learn.ts'
 import { addModels } from './models.ts'
@@ -40,6 +41,7 @@ export function buildProgram(json = false): Command {
   addGenerate(program)
   addPull(program)
   addModels(program)
+  addEvaluate(program)
   addSetup(program)
   addDoctor(program)
   return program

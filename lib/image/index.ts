@@ -1,6 +1,7 @@
 /** Pictures: in from whatever holds one, out with how they came to be. */
 
 export type { Crop, ImageInput } from './decode.ts'
+export { type Described, describedIn } from './described.ts'
 export { formatOf, GeneratedImage, type GeneratedImageFields, type ImageFormat } from './generated.ts'
 export { readMask, readPhoto } from './photo.ts'
 export { contactSheet, type SheetCell, type SheetOptions } from './sheet.ts'

@@ -13,14 +13,15 @@ describe('swap', () => {
   it('says what it can do, when asked or when not told what to do', async () => {
     const asked = await swap(['--help'])
     expect(asked.code).toBe(0)
-    for (const word of ['learn', 'generate', 'setup', 'doctor', 'Examples', '130']) expect(asked.stdout).toContain(word)
+    for (const word of ['learn', 'generate', 'evaluate', 'setup', 'doctor', 'Examples', '130'])
+      expect(asked.stdout).toContain(word)
     expect(asked.stdout).not.toContain('probe')
     const bare = await swap([])
     expect(bare.code).toBe(2)
     expect(bare.stderr).toContain('Usage: swap')
   })
 
-  it.each(['learn', 'generate', 'setup', 'doctor'])('%s has help with examples', async (command) => {
+  it.each(['learn', 'generate', 'evaluate', 'setup', 'doctor'])('%s has help with examples', async (command) => {
     const { code, stdout } = await swap([command, '--help'])
     expect(code).toBe(0)
     expect(stdout).toContain(`Usage: swap ${command}`)

@@ -3,7 +3,15 @@
 import { caption } from './captions.mjs'
 import { CLOTH, jitter, PLAIN, TINT_NAMES, tint } from './colors.mjs'
 import { emoji, resetIds } from './emoji.mjs'
-import { hasHairColor, heldOutPair, heldOutPerson, NAMED, newIdentity, newInkedIdentity, UNDER_HAT } from './identity.mjs'
+import {
+  hasHairColor,
+  heldOutPair,
+  heldOutPerson,
+  NAMED,
+  newIdentity,
+  newInkedIdentity,
+  UNDER_HAT,
+} from './identity.mjs'
 import { drawPerson, FIGURE, HAT_NAMES, HELD_NAMES } from './person.mjs'
 import { between, pick, pickWeighted, randomFrom } from './random.mjs'
 import { drawScene, hasNight, SCENE_NAMES } from './scenes.mjs'
