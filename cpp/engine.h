@@ -308,7 +308,8 @@ struct GenerateResult {
 //   "controlnet"   control + as "unet", image [B, 3, H, W] in 0..1     -> residual.<i>, residual.mid
 //   "vae_encode"   image [B, 3, H, W] in -1..1       -> mean, std (not scaled)
 //   "vae_decode"   latents [B, 4, h, w] (not scaled) -> image in -1..1, not clamped
-//   "trajectory"   sample, outputs [calls, ...], seed -> timesteps [calls], samples [calls, ...]
+//   "trajectory"   sample, outputs [calls, ...], seed -> timesteps [calls], samples [calls, ...]; with begin [1] the
+//                  first calls are left out, and sample is the noise that is laid over image
 //   "gradient"     learn + timesteps [B], templates [B], latents, noise, and the parameters by name
 //                  -> loss, reconstruction, attention [1], grad.<parameter>, k, v
 //   "draws"        learn + step [1]                  -> timesteps, templates, latents, noise

@@ -61,13 +61,15 @@ class Evaluation {
       throw Error("SWAP_ENGINE_ARGUMENT", "trajectory: " + std::to_string(outputs.size(0)) + " outputs for " +
                                               std::to_string(timesteps.size()) + " calls");
     }
-    auto sample = input("sample") * scheduler->init_noise_sigma();
+    // With "begin", as many calls are left out and "image" has "sample" laid over it.
+    for (const double call : values("begin")) scheduler->begin_at(static_cast<int64_t>(call));
+    auto sample = has("begin") ? scheduler->add_noise(input("image"), input("sample"), scheduler->begin())
+                               : input("sample") * scheduler->init_noise_sigma();
     std::vector<int64_t> seeds;
     for (const double seed : values("seed")) seeds.push_back(static_cast<int64_t>(seed));
     Noise noise(seeds);
     std::vector<at::Tensor> samples, inputs;
-    for (size_t i = 0; i < timesteps.size(); ++i) {
-      const auto call = static_cast<int64_t>(i);
+    for (auto call = scheduler->begin(); call < static_cast<int64_t>(timesteps.size()); ++call) {
       inputs.push_back(scheduler->scale_model_input(sample, call));
       sample = scheduler->step(outputs[call], call, sample, noise);
       samples.push_back(sample);

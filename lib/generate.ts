@@ -1,11 +1,11 @@
 /** Generating pictures: a prompt and its subjects become the engine's request. */
 import { StepClock } from './clock.ts'
 import { SwapError } from './errors.ts'
-import type { GeneratedImage } from './image/index.ts'
+import type { GeneratedImage, InitialPicture } from './image/index.ts'
 import type { JobContext } from './job.ts'
 import type { Model, SchedulerName } from './model/index.ts'
 import type { GenerateRequest, NativeEvent, SchedulerSpec } from './native.ts'
-import { type GenerateOptions, generateSchema, invalidOption, parseOptions } from './options.ts'
+import { type GenerateOptions, generateSchema, invalidOption, MAX_SIZE, parseOptions } from './options.ts'
 import type { Session } from './session.ts'
 import type { Subject } from './subject.ts'
 import { runTask } from './task.ts'
@@ -23,6 +23,9 @@ export interface GenerateEvent {
 /** Bytes of pictures that one call may give. */
 const MAX_BYTES = 2 ** 31
 
+type Options = ReturnType<typeof parseGenerate>
+const parseGenerate = (given: unknown) => parseOptions(generateSchema, given, 'generate()')
+
 /** @internal The work of `Personalizer.generate()`. */
 export async function generate(
   session: Session,
@@ -30,18 +33,17 @@ export async function generate(
   context: JobContext<GenerateEvent>,
 ): Promise<GeneratedImage[]> {
   const { model, engine } = session
-  const options = parseOptions(generateSchema, given, 'generate()')
-  const { prompt, negativePrompt, subjects, seed, count } = options
-  const width = checkSize('width', options.width ?? model.resolution, model)
-  const height = checkSize('height', options.height ?? model.resolution, model)
+  const options = parseGenerate(given)
+  const { prompt, negativePrompt, subjects, seed, count, guidanceRescale } = options
+  const steps = options.steps ?? model.defaults.steps
+  const guidanceScale = options.guidanceScale ?? model.defaults.guidanceScale
+  const { width, height, initial } = await readBeginning(options, steps, model)
   if (count * width * height * 3 > MAX_BYTES) {
     throw invalidOption('option "count" of generate()', `must be lower for ${width} x ${height} pixels`, count)
   }
   if (seed > Number.MAX_SAFE_INTEGER - count) {
     throw invalidOption('option "seed" of generate()', 'must leave room for one seed a picture', seed)
   }
-  const steps = options.steps ?? model.defaults.steps
-  const guidanceScale = options.guidanceScale ?? model.defaults.guidanceScale
   checkSubjects(subjects, model, context)
 
   const [{ encodePrompt }, { schedulerSpec }, { GeneratedImage }] = await Promise.all([
@@ -68,6 +70,8 @@ export async function generate(
     width,
     height,
     batch: options.batch ?? 0,
+    guidanceRescale,
+    initial: initial && { image: initial.image, strength: initial.strength, mask: initial.mask ?? new Float32Array(0) },
   }
   const clock = new StepClock('step')
   const onEvent = (event: NativeEvent): void => {
@@ -88,12 +92,14 @@ export async function generate(
           negativePrompt,
           steps,
           guidanceScale,
+          ...(guidanceRescale > 0 && { guidanceRescale }),
           scheduler: schedulerName(request.scheduler),
           seed: seeds[index]!,
           width,
           height,
           model: model.name,
           subjects: subjects.map(({ name }) => name),
+          ...(initial && { strength: initial.strength, image: initial.digests.image, mask: initial.digests.mask }),
         },
       }),
   )
@@ -110,6 +116,51 @@ function checkSize(name: 'width' | 'height', value: number, { vaeFactor }: Model
     )
   }
   return value
+}
+
+/** The size to draw at, and what is begun from where that is not noise alone. */
+async function readBeginning(
+  options: Options,
+  steps: number,
+  model: Model,
+): Promise<{ width: number; height: number; initial?: InitialPicture & { strength: number } }> {
+  const { image, mask } = options
+  if (image === undefined) {
+    for (const name of ['mask', 'strength'] as const) {
+      if (options[name] !== undefined) throw missingImage(`belongs to "${name}"`)
+    }
+    const { isInpainting } = await import('./model/index.ts')
+    if (isInpainting(model)) throw missingImage(`is what the inpainting model "${model.name}" begins from`)
+    return {
+      width: checkSize('width', options.width ?? model.resolution, model),
+      height: checkSize('height', options.height ?? model.resolution, model),
+    }
+  }
+  const strength = options.strength ?? (mask === undefined ? 0.8 : 1)
+  if (Math.floor(steps * strength) < 1) {
+    const must = `must be at least ${Math.ceil(1e4 / steps) / 1e4} for one of the ${steps} steps to be taken`
+    throw invalidOption('option "strength" of generate()', must, strength)
+  }
+  for (const name of ['width', 'height'] as const) {
+    if (options[name] !== undefined) checkSize(name, options[name], model)
+  }
+  const { initialSize, openImage, readInitial } = await import('./image/index.ts')
+  const picture = await openImage(image)
+  const most = Math.min(MAX_SIZE, 2 * model.resolution)
+  const size = initialSize(picture, options, { factor: model.vaeFactor, most })
+  for (const name of ['width', 'height'] as const) {
+    if (size[name] > MAX_SIZE) {
+      const must = `must be at most ${MAX_SIZE}, as the picture's shape would have it`
+      throw invalidOption(`option "${name}" of generate()`, must, size[name])
+    }
+  }
+  return { ...size, initial: { ...(await readInitial(picture, mask, size, model.vaeFactor)), strength } }
+}
+
+function missingImage(why: string): SwapError {
+  return new SwapError('SWAP_OPTION_INVALID', `option "image" of generate() ${why}, but is missing`, {
+    hint: 'give the picture to begin from',
+  })
 }
 
 /** Subjects meet a model that they may not be made for. */

@@ -5,6 +5,8 @@ import { SwapError } from './errors.ts'
 export interface CallOptions {
   /** Aborting it rejects the call with `signal.reason`, the very same value. */
   signal?: AbortSignal | undefined
+  /** Called with each of the job's warnings as it comes up. */
+  onWarning?: ((warning: string) => void) | undefined
 }
 
 /** What a job's work gets: the signal that ends it, and the ways to say something meanwhile. */
@@ -39,11 +41,15 @@ export class Job<T, E> implements PromiseLike<T>, AsyncIterable<E> {
   #wake: (() => void)[] = []
 
   /** @internal `work` is called at once, unless the signal is aborted already. */
-  constructor(work: (context: JobContext<E>) => Promise<T>, { signal }: CallOptions = {}, origin = callSite(Job)) {
+  constructor(
+    work: (context: JobContext<E>) => Promise<T>,
+    { signal, onWarning }: CallOptions = {},
+    origin = callSite(Job),
+  ) {
     const abort = (): void => this.#controller.abort(signal?.reason)
     if (signal?.aborted) abort()
     else signal?.addEventListener('abort', abort, { once: true })
-    this.#result = this.#run(work, origin).finally(() => {
+    this.#result = this.#run(work, onWarning, origin).finally(() => {
       signal?.removeEventListener('abort', abort)
       this.#settled = true
       this.#wakeReaders()
@@ -51,14 +57,21 @@ export class Job<T, E> implements PromiseLike<T>, AsyncIterable<E> {
     this.#result.catch(() => {})
   }
 
-  async #run(work: (context: JobContext<E>) => Promise<T>, origin: string): Promise<T> {
+  async #run(
+    work: (context: JobContext<E>) => Promise<T>,
+    onWarning: CallOptions['onWarning'],
+    origin: string,
+  ): Promise<T> {
     const { signal } = this.#controller
     if (signal.aborted) throw signal.reason
     try {
       return await work({
         signal,
         emit: (event) => this.#emit(event),
-        warn: (message) => this.#warnings.push(message),
+        warn: (message) => {
+          this.#warnings.push(message)
+          onWarning?.(message)
+        },
       })
     } catch (error) {
       if (signal.aborted) throw signal.reason

@@ -53,6 +53,12 @@ const CHECKPOINT_EVERY = 50
 export async function learn(session: Session, given: LearnOptions, context: JobContext<LearnEvent>): Promise<Subject> {
   const { model, engine, engineInfo } = session
   const options = parseOptions(learnSchema, given, 'learn()')
+  const { isInpainting } = await import('./model/index.ts')
+  if (isInpainting(model)) {
+    throw new SwapError('SWAP_MODEL_UNSUPPORTED', `"${model.name}" is an inpainting model: nothing is learnt on it`, {
+      hint: 'learn on the text-to-image model that it was made from; the subject can then be drawn with both',
+    })
+  }
   const levels = chosenLevels(options, model)
   const resume = options.resume === undefined ? undefined : await readResume(options.resume)
   if (resume) checkSettings(resume)

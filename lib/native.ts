@@ -143,7 +143,7 @@ export interface PromptTokens {
   zero?: boolean | undefined
 }
 
-export type SchedulerKind = 'ddim' | 'pndm' | 'euler' | 'euler-a' | 'dpm++2m' | 'unipc'
+export type SchedulerKind = 'ddim' | 'pndm' | 'euler' | 'euler-a' | 'dpm++2m' | 'unipc' | 'lcm'
 
 export interface SchedulerSpec {
   kind: SchedulerKind

@@ -13,7 +13,7 @@ export const MAX_SIZE = 2048
 /** A subject's name: what stands in the angle brackets of its placeholder. */
 export const NAME = /^[A-Za-z][\w-]{0,63}$/
 
-export const SCHEDULERS = ['ddim', 'pndm', 'euler', 'euler-a', 'dpm++2m', 'dpm++2m-karras', 'unipc'] as const
+export const SCHEDULERS = ['ddim', 'pndm', 'euler', 'euler-a', 'dpm++2m', 'dpm++2m-karras', 'unipc', 'lcm'] as const
 
 const integer = (least: number, most: number) => {
   const must = `must be a whole number from ${least} to ${most}`
@@ -23,6 +23,8 @@ const number = (least: number, most: number) => {
   const must = `must be a number from ${least} to ${most}`
   return v.pipe(v.number(must), v.finite(must), v.minValue(least, must), v.maxValue(most, must))
 }
+const MUST_STRENGTH = 'must be a number above 0 and at most 1'
+const strength = v.pipe(v.number(MUST_STRENGTH), v.gtValue(0, MUST_STRENGTH), v.maxValue(1, MUST_STRENGTH))
 const text = (least: number, most: number) => {
   const must = `must be a text of ${least} to ${most} characters`
   return v.pipe(v.string(must), v.minLength(least, must), v.maxLength(most, must))
@@ -189,10 +191,24 @@ export const generateSchema = object({
   count: v.optional(integer(1, 256), 1),
   /** Pictures computed at once; default: as many as fit in memory. The pictures do not depend on it. */
   batch: v.optional(integer(1, 256)),
-  /** In pixels, a multiple of the model's pixels per latent pixel (8 for SD). Default: the model's resolution. */
+  /**
+   * In pixels, a multiple of the model's pixels per latent pixel (8 for SD). Default: the model's resolution; with
+   * `image`, the size of that.
+   */
   width: v.optional(integer(8, MAX_SIZE)),
   /** As `width`. */
   height: v.optional(integer(8, MAX_SIZE)),
+  /** A picture to begin from in place of noise alone. */
+  image: v.optional(image),
+  /**
+   * How much of `image` is done anew: the share of the steps that are taken, above 0 and at most 1. Default 0.8; with
+   * `mask` 1.
+   */
+  strength: v.optional(strength),
+  /** A picture of `image`'s shape, white where that is painted anew, black where it is kept. Default: all white. */
+  mask: v.optional(image),
+  /** How far the spread of the guided output returns to that without guidance, 0 to 1. Default 0. */
+  guidanceRescale: v.optional(number(0, 1), 0),
 })
 
 /** Options of {@link Personalizer.open}. */
@@ -205,10 +221,15 @@ export interface GenerateOptions extends v.InferInput<typeof generateSchema> {}
 /** Names that other programs use for an option of ours. */
 const SYNONYMS: Record<string, string> = {
   cfg: 'guidanceScale',
+  denoise: 'strength',
+  denoisingStrength: 'strength',
   guidance: 'guidanceScale',
+  guidance_rescale: 'guidanceRescale',
+  init_image: 'image',
   instance: 'image',
   lambda: 'attention.weight',
   lr: 'learningRate',
+  mask_image: 'mask',
   n: 'count',
   negative: 'negativePrompt',
   num_inference_steps: 'steps',
@@ -266,13 +287,15 @@ export function invalidOption(option: string, must: string, value: unknown, hint
 }
 
 /** Checks the second argument of a call. */
-export function parseSignal(call: unknown, name: string): AbortSignal | undefined {
-  const parsed = parseOptions(callSchema, call ?? {}, name)
-  return parsed.signal
+export function parseCall(call: unknown, name: string): v.InferOutput<typeof callSchema> {
+  return parseOptions(callSchema, call ?? {}, name)
 }
 
 const callSchema = object({
   signal: v.optional(v.custom<AbortSignal>((value) => value instanceof AbortSignal, 'must be an AbortSignal')),
+  onWarning: v.optional(
+    v.custom<(warning: string) => void>((value) => typeof value === 'function', 'must be a function'),
+  ),
 })
 
 function show(value: unknown): string {

@@ -15,8 +15,8 @@ import {
   type OpenOptions,
   type OpenProgress,
   openSchema,
+  parseCall,
   parseOptions,
-  parseSignal,
 } from './options.ts'
 import type { Session } from './session.ts'
 import type { Subject } from './subject.ts'
@@ -138,15 +138,15 @@ export class Personalizer implements AsyncDisposable {
   }
 
   #start<T, E>(name: string, call: CallOptions, work: (context: JobContext<E>) => Promise<T>): Job<T, E> {
-    let signal: AbortSignal | undefined
+    let checked: CallOptions = {}
     let refusal: unknown
     try {
       if (this.#closed) throw new DisposedError('the personalizer')
-      signal = parseSignal(call, name)
+      checked = parseCall(call, name)
     } catch (error) {
       refusal = error
     }
-    const job = new Job<T, E>(refusal === undefined ? work : () => Promise.reject(refusal), { signal })
+    const job = new Job<T, E>(refusal === undefined ? work : () => Promise.reject(refusal), checked)
     this.#jobs.add(job)
     const forget = (): void => void this.#jobs.delete(job)
     job.then(forget, forget)
@@ -177,8 +177,8 @@ export class Personalizer implements AsyncDisposable {
 /** @internal `Personalizer.open()` with its parts given. */
 export async function openWith(parts: OpenParts, options: OpenOptions, call: CallOptions): Promise<Personalizer> {
   const parsed = parseOptions(openSchema, options, 'open()')
-  const signal = parseSignal(call, 'open()')
-  return await new Job<Personalizer, never>((context) => open(parts, parsed, context), { signal })
+  const checked = parseCall(call, 'open()')
+  return await new Job<Personalizer, never>((context) => open(parts, parsed, context), checked)
 }
 
 type Options = ReturnType<typeof parseOpen>

@@ -22,6 +22,11 @@ class Ddim : public Scheduler {
     }
   }
 
+  at::Tensor add_noise(const at::Tensor& image, const at::Tensor& noise, int64_t i) const override {
+    const float alpha = alphas_.at(static_cast<size_t>(timesteps_.at(i)));
+    return noisy(image, noise, std::sqrt(alpha), std::sqrt(1 - alpha));
+  }
+
  protected:
   at::Tensor advance(const at::Tensor& output, int64_t i, const at::Tensor& sample, Noise& /*noise*/) override {
     const auto timestep = static_cast<int64_t>(timesteps_[i]);

@@ -83,6 +83,10 @@ class DpmSolver : public Scheduler {
     for (const float sigma : schedule.sigmas) levels_.push_back(noise_level(sigma));
   }
 
+  at::Tensor add_noise(const at::Tensor& image, const at::Tensor& noise, int64_t i) const override {
+    return noisy(image, noise, levels_.at(i).alpha, levels_.at(i).sigma);
+  }
+
  protected:
   at::Tensor advance(const at::Tensor& output, int64_t i, const at::Tensor& sample, Noise& noise) override {
     predictions_.push_front(convert(output, i, sample));
@@ -116,7 +120,7 @@ class DpmSolver : public Scheduler {
   int64_t order_at(int64_t i) const {
     const auto calls = static_cast<int64_t>(timesteps_.size());
     const bool few = spec_.lower_order_final && calls < 15;
-    int64_t order = std::min(spec_.solver_order, i + 1);
+    int64_t order = std::min(spec_.solver_order, i - begin_ + 1);
     if (i == calls - 1 && (few || spec_.euler_at_final || spec_.final_sigmas_type == "zero")) order = 1;
     if (i == calls - 2 && few) order = std::min<int64_t>(order, 2);
     return order;

@@ -27,6 +27,10 @@ class Euler : public Scheduler {
     return sample / std::sqrt(sigmas_[i] * sigmas_[i] + 1);
   }
 
+  at::Tensor add_noise(const at::Tensor& image, const at::Tensor& noise, int64_t i) const override {
+    return noisy(image, noise, 1, sigmas_.at(i));
+  }
+
  protected:
   at::Tensor advance(const at::Tensor& output, int64_t i, const at::Tensor& sample, Noise& noise) override {
     const float from = sigmas_[i], to = sigmas_[i + 1];

@@ -44,33 +44,41 @@ class Pndm : public Scheduler {
     timesteps_.insert(timesteps_.end(), visited.begin() + kPrkSteps, visited.end());
   }
 
+  at::Tensor add_noise(const at::Tensor& image, const at::Tensor& noise, int64_t i) const override {
+    const float alpha = alphas_.at(static_cast<size_t>(timesteps_.at(i)));
+    return noisy(image, noise, std::sqrt(alpha), std::sqrt(1 - alpha));
+  }
+
  protected:
   at::Tensor advance(const at::Tensor& output, int64_t i, const at::Tensor& sample, Noise& /*noise*/) override {
-    return i < prk_calls_ ? runge_kutta(output, i, sample) : multistep(output, i, sample);
+    // The method counts its own calls. One that begins later in the schedule begins as another does, though its
+    // second timestep is not the first again: as in diffusers.
+    const int64_t call = i - begin_;
+    const auto timestep = static_cast<int64_t>(timesteps_[i]);
+    return call < prk_calls_ ? runge_kutta(output, call, timestep, sample) : multistep(output, call, timestep, sample);
   }
 
  private:
-  at::Tensor runge_kutta(const at::Tensor& output, int64_t i, const at::Tensor& sample) {
-    const auto from = static_cast<int64_t>(timesteps_[i / 4 * 4]);
-    const int64_t to = static_cast<int64_t>(timesteps_[i]) - (i % 2 ? 0 : stride_ / 2);
-    if (i % 4 == 0) {
+  at::Tensor runge_kutta(const at::Tensor& output, int64_t call, int64_t timestep, const at::Tensor& sample) {
+    const auto from = static_cast<int64_t>(timesteps_[call / 4 * 4]);
+    const int64_t to = timestep - (call % 2 ? 0 : stride_ / 2);
+    if (call % 4 == 0) {
       outputs_.push_front(output);
       start_ = sample;
       sum_ = output / 6;
       return move(start_, output, from, to);
     }
-    if (i % 4 == 3) return move(start_, sum_ + output / 6, from, to);
+    if (call % 4 == 3) return move(start_, sum_ + output / 6, from, to);
     sum_ = sum_ + output / 3;
     return move(start_, output, from, to);
   }
 
-  at::Tensor multistep(const at::Tensor& output, int64_t i, const at::Tensor& sample) {
-    const auto timestep = static_cast<int64_t>(timesteps_[i]);
-    if (i == 1) {
+  at::Tensor multistep(const at::Tensor& output, int64_t call, int64_t timestep, const at::Tensor& sample) {
+    if (call == 1) {
       // The second call of the first step: its start and its end, averaged (Heun's method).
       return move(start_, (output + outputs_[0]) / 2, timestep + stride_, timestep);
     }
-    if (i == 0) start_ = sample;
+    if (call == 0) start_ = sample;
     outputs_.push_front(output);
     if (outputs_.size() > 4) outputs_.pop_back();
     const auto& o = outputs_;

@@ -6,8 +6,10 @@
 
 #include "runtime/tensors.h"
 #include "sample/controls.h"
+#include "sample/guidance.h"
 #include "sample/prompt_states.h"
 #include "sample/scheduler.h"
+#include "sample/start.h"
 
 namespace swap {
 namespace {
@@ -58,15 +60,16 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
                                             std::to_string(factor) + ")");
   }
   const int64_t height = request.height / factor, width = request.width / factor;
-  const int64_t channels = model.spec.vae.latent_channels;
-  const bool guided = request.guidance_scale > 1;
+  // A model that is told the guidance scale was distilled from a guided one.
+  const bool told = model.spec.unet.guidance_width > 0;
+  const bool guided = request.guidance_scale > 1 && !told;
   const int64_t count = static_cast<int64_t>(request.seeds.size());
   const int64_t batch = batch_size(model, request, height, width, guided);
 
   PromptStates prompt(model, request.prompt, request.subjects, cancel);
   std::optional<PromptStates> negative;
   if (guided) negative.emplace(model, request.negative, request.subjects, cancel);
-
+  const Beginning beginning(model, request, cancel);
   const Controls controls(model, request.controls, request.width, request.height);
 
   const auto begin = Clock::now();
@@ -88,15 +91,18 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
     const int64_t b = std::min(batch, count - first);
     auto scheduler = make_scheduler(request.scheduler, request.steps);
     const auto& timesteps = scheduler->timesteps();
-    calls_total = static_cast<int64_t>(timesteps.size()) * ((count + batch - 1) / batch);
+    scheduler->begin_at(beginning.calls_left_out());
+    const int64_t calls = static_cast<int64_t>(timesteps.size()) - scheduler->begin();
+    calls_total = calls * ((count + batch - 1) / batch);
     Noise noise(std::vector<int64_t>(request.seeds.begin() + first, request.seeds.begin() + first + b));
-    auto latents = noise.draw({channels, height, width}).to(model.compute.device) * scheduler->init_noise_sigma();
+    const Start start = beginning.draw(*scheduler, noise);
+    auto latents = start.latents;
 
-    for (int64_t i = 0; i < static_cast<int64_t>(timesteps.size()); ++i) {
+    for (int64_t i = scheduler->begin(); i < static_cast<int64_t>(timesteps.size()); ++i) {
       const auto& states = prompt.at(timesteps[i]);
       AttentionContext context;
       context.cancel = cancel;
-      auto input = scheduler->scale_model_input(latents, i);
+      auto noisy = scheduler->scale_model_input(latents, i);
       const auto rows = [&](const at::Tensor& negative_states, const at::Tensor& states) {
         const auto positive = states.expand({b, -1, -1});
         return guided ? at::cat({negative_states.expand({b, -1, -1}), positive}) : positive;
@@ -104,16 +110,14 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       const TextStates& unwanted = guided ? negative->at(timesteps[i]) : states;
       context.k_states = rows(unwanted.k, states.k);
       context.v_states = rows(unwanted.v, states.v);
-      if (guided) input = at::cat({input, input});
-      const auto t = at::full({input.size(0)}, timesteps[i], input.options().dtype(at::kFloat));
+      if (guided) noisy = at::cat({noisy, noisy});
+      const auto t = at::full({noisy.size(0)}, timesteps[i], noisy.options().dtype(at::kFloat));
       Conditions conditions;
-      controls.add(i, static_cast<int64_t>(timesteps.size()), input, t, context, conditions);
-      auto output = model.unet(input, t, context, conditions);
-      if (guided) {
-        const auto halves = output.chunk(2);
-        output = halves[0] + request.guidance_scale * (halves[1] - halves[0]);
-      }
-      latents = scheduler->step(output, i, latents, noise);
+      if (told) conditions.guidance = at::full_like(t, request.guidance_scale - 1);
+      controls.add(i - scheduler->begin(), calls, noisy, t, context, conditions);
+      auto output = model.unet(start.model_input(noisy), t, context, conditions);
+      if (guided) output = guide(output, request.guidance_scale, request.guidance_rescale);
+      latents = start.kept(scheduler->step(output, i, latents, noise), *scheduler, i);
       check_numbers(latents, "step " + std::to_string(i + 1));
       ++calls_done;
       report("step", calls_done, calls_total);

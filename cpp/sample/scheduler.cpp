@@ -7,6 +7,17 @@
 
 namespace swap {
 
+void Scheduler::begin_at(int64_t call) {
+  const auto calls = static_cast<int64_t>(timesteps_.size());
+  if (call < 0 || call >= calls) {
+    throw Error(
+        "SWAP_SCHEDULER_STEPS",
+        "none of the " + std::to_string(calls) + " calls is left when " + std::to_string(call) + " are left out",
+        "choose more steps, or a higher strength");
+  }
+  begin_ = next_ = call;
+}
+
 at::Tensor Scheduler::step(const at::Tensor& model_output, int64_t i, const at::Tensor& sample, Noise& noise) {
   const auto calls = static_cast<int64_t>(timesteps_.size());
   if (i != next_ || i >= calls) {
@@ -24,7 +35,7 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerSpec& spec, int64_t ste
   using Make = std::unique_ptr<Scheduler> (*)(const SchedulerSpec&, int64_t);
   static constexpr std::pair<const char*, Make> kinds[] = {
       {"ddim", make_ddim},          {"pndm", make_pndm},   {"euler", make_euler}, {"euler-a", make_euler_ancestral},
-      {"dpm++2m", make_dpm_solver}, {"unipc", make_unipc},
+      {"dpm++2m", make_dpm_solver}, {"unipc", make_unipc}, {"lcm", make_lcm},
   };
   if (steps < 1 || steps > spec.noise.train_timesteps) {
     throw Error("SWAP_SCHEDULER_STEPS", std::to_string(steps) + " steps cannot be made",
@@ -35,7 +46,7 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerSpec& spec, int64_t ste
     if (spec.kind == kind) return make(spec, steps);
   }
   throw Error("SWAP_SCHEDULER_UNKNOWN", "there is no scheduler '" + spec.kind + "'",
-              "choose ddim, pndm, euler, euler-a, dpm++2m or unipc");
+              "choose ddim, pndm, euler, euler-a, dpm++2m, unipc or lcm");
 }
 
 }  // namespace swap

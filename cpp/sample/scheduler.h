@@ -15,7 +15,7 @@
 
 namespace swap {
 
-// Good for one trajectory: for i = 0, 1, …, timesteps().size() - 1, in this order,
+// Good for one trajectory: for i = begin(), begin() + 1, …, timesteps().size() - 1, in this order,
 //   output = unet(scale_model_input(sample, i), timesteps()[i]);  sample = step(output, i, sample, noise).
 class Scheduler {
  public:
@@ -30,6 +30,14 @@ class Scheduler {
   // The first sample is standard normal noise times this.
   double init_noise_sigma() const { return init_noise_sigma_; }
 
+  // Leaves out the first calls, where the first sample is add_noise(image, noise, begin()). To be said before any
+  // step. Throws SWAP_SCHEDULER_STEPS where no call is left.
+  void begin_at(int64_t call);
+  int64_t begin() const { return begin_; }
+
+  // `image` with as much of `noise` in it as call i expects; all [images, ...] float32.
+  virtual at::Tensor add_noise(const at::Tensor& image, const at::Tensor& noise, int64_t i) const = 0;
+
   virtual at::Tensor scale_model_input(const at::Tensor& sample, int64_t /*i*/) const { return sample; }
 
   // `model_output` and `sample` are [images, ...] of any floating dtype; the result is float32.
@@ -41,6 +49,7 @@ class Scheduler {
 
   std::vector<double> timesteps_;
   double init_noise_sigma_ = 1;
+  int64_t begin_ = 0;
 
  private:
   int64_t next_ = 0;
@@ -57,5 +66,6 @@ std::unique_ptr<Scheduler> make_euler(const SchedulerSpec& spec, int64_t steps);
 std::unique_ptr<Scheduler> make_euler_ancestral(const SchedulerSpec& spec, int64_t steps);
 std::unique_ptr<Scheduler> make_dpm_solver(const SchedulerSpec& spec, int64_t steps);
 std::unique_ptr<Scheduler> make_unipc(const SchedulerSpec& spec, int64_t steps);
+std::unique_ptr<Scheduler> make_lcm(const SchedulerSpec& spec, int64_t steps);
 
 }  // namespace swap

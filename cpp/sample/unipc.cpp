@@ -39,6 +39,10 @@ class UniPc : public Scheduler {
     for (const float sigma : schedule.sigmas) levels_.push_back(noise_level(sigma));
   }
 
+  at::Tensor add_noise(const at::Tensor& image, const at::Tensor& noise, int64_t i) const override {
+    return noisy(image, noise, levels_.at(i).alpha, levels_.at(i).sigma);
+  }
+
  protected:
   at::Tensor advance(const at::Tensor& output, int64_t i, const at::Tensor& sample, Noise& /*noise*/) override {
     const auto& [alpha, sigma, lambda] = levels_[i];
@@ -51,12 +55,12 @@ class UniPc : public Scheduler {
     }
 
     const auto& skipped = spec_.disable_corrector;
-    const bool correct = i > 0 && std::find(skipped.begin(), skipped.end(), i - 1) == skipped.end();
+    const bool correct = i > begin_ && std::find(skipped.begin(), skipped.end(), i - 1) == skipped.end();
     start_ = correct ? update(start_, i, prediction) : sample;
 
     predictions_.push_front(prediction);
     if (static_cast<int64_t>(predictions_.size()) > spec_.solver_order) predictions_.pop_back();
-    order_ = std::min(spec_.solver_order, i + 1);
+    order_ = std::min(spec_.solver_order, i - begin_ + 1);
     if (spec_.lower_order_final) order_ = std::min(order_, static_cast<int64_t>(timesteps_.size()) - i);
     return update(start_, i + 1, {});
   }

@@ -23,6 +23,10 @@ interface GenerateFlags extends ModelFlags {
   scheduler?: GenerateOptions['scheduler']
   negativePrompt?: string
   width?: number
+  image?: string
+  strength?: number
+  mask?: string
+  guidanceRescale?: number
   height?: number
   batch?: number
   format?: ImageFormat
@@ -45,8 +49,16 @@ export function addGenerate(program: Command): void {
     .option('--guidance-scale <x>', "how strongly the prompt counts (default: the model's)", number)
     .addOption(new Option('--scheduler <name>', "(default: the model's)").choices(SCHEDULERS))
     .option('--negative-prompt <text>', 'what to keep away from')
-    .option('--width <px>', "(default: the model's)", number)
-    .option('--height <px>', "(default: the model's)", number)
+    .option('--width <px>', "(default: the model's, or the size of --image)", number)
+    .option('--height <px>', "(default: the model's, or the size of --image)", number)
+    .option('--image <file>', 'a picture to begin from, or - for standard input')
+    .option(
+      '--strength <x>',
+      'how much of --image is done anew, above 0 and at most 1 (default: 0.8, with --mask 1)',
+      number,
+    )
+    .option('--mask <file>', 'white where --image is painted anew, black where it is kept')
+    .option('--guidance-rescale <x>', 'against overexposure at a high guidance scale, 0 to 1 (default: 0)', number)
     .option('--batch <n>', 'pictures computed at once (default: as many as fit in memory)', number)
     .addOption(
       new Option('--format <format>', 'of the pictures in a folder (default: png)').choices(['png', 'jpg', 'webp']),
@@ -60,12 +72,15 @@ export function addGenerate(program: Command): void {
       '\nExamples:\n' +
         '  $ swap generate "a photo of <alice> at the beach" --subject alice.safetensors --out pictures --count 4\n' +
         '  $ swap generate "<alice> and <rex> in the snow" --subject alice.safetensors --subject rex.safetensors --out snow.png\n' +
+        '  $ swap generate "<alice> in the snow" --subject alice.safetensors --image me.jpg --strength 0.6 --out snow.png\n' +
         '  $ echo "a photo of a person" | swap generate - --out - --seed 7 > person.png',
     )
     .action((given: string, flags: GenerateFlags) =>
       run({ json: flags.json ?? false, binary: flags.out === '-' }, async (context) => {
         const { output, signal } = context
+        if (given === '-' && flags.image === '-') throw usage('standard input cannot be the prompt and the picture')
         const prompt = given === '-' ? (await readStdin('the prompt')).toString('utf8').trim() : given
+        if (given === '-' && prompt === '') throw usage('standard input has no prompt')
         const options: GenerateOptions = {
           prompt,
           negativePrompt: flags.negativePrompt,
@@ -77,6 +92,10 @@ export function addGenerate(program: Command): void {
           width: flags.width,
           height: flags.height,
           batch: flags.batch,
+          image: flags.image === '-' ? await readStdin('the picture') : flags.image,
+          strength: flags.strength,
+          mask: flags.mask,
+          guidanceRescale: flags.guidanceRescale,
         }
         // Before a model is read: is all of it in range, and can the result be written?
         parseOptions(generateSchema, options, 'generate')
@@ -85,11 +104,9 @@ export function addGenerate(program: Command): void {
 
         const started = Date.now()
         const images = await withPersonalizer(flags, context, async (personalizer) => {
-          const job = personalizer.generate(options, { signal })
+          const job = personalizer.generate(options, { signal, onWarning: (warning) => output.warn(warning) })
           for await (const event of job) report(output, event)
-          const made = await job
-          for (const warning of job.warnings) output.warn(warning)
-          return made
+          return await job
         })
         const seconds = (Date.now() - started) / 1000
         output.endProgress()
@@ -131,7 +148,7 @@ async function prepareTarget(flags: GenerateFlags): Promise<Target> {
   }
   const present = await stat(out).catch(() => undefined)
   if (extname(out) !== '' && !present?.isDirectory()) {
-    formatOf(out)
+    readableFormat(out)
     one('one file')
     if (present && !flags.force)
       throw new SwapError('SWAP_FILE_EXISTS', `"${out}" is there already`, { hint: 'choose another name, or --force' })
@@ -144,6 +161,15 @@ async function prepareTarget(flags: GenerateFlags): Promise<Target> {
   }
   await makeDirectory(out)
   return { write: (images, output) => writeFolder(images, flags, output) }
+}
+
+/** The extension of `--out` is of the command line's making. */
+function readableFormat(out: string): void {
+  try {
+    formatOf(out)
+  } catch (error) {
+    throw error instanceof SwapError ? usage(`--out ${error.message}`, error.hint) : error
+  }
 }
 
 function say(output: Output, image: GeneratedImage, path: string, text = path): void {

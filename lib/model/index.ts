@@ -119,6 +119,14 @@ async function readFolder(path: string): Promise<ModelParts> {
   }
 }
 
+/** Latents, a mask, and the latents of what is kept. */
+const inpaintingChannels = ({ latentChannels }: ModelSpec['vae']): number => 2 * latentChannels + 1
+
+/** True for a U-Net that takes a mask, and what is kept of a picture, beside the latents. */
+export function isInpainting({ spec }: Model): boolean {
+  return spec.unet.inChannels !== spec.vae.latentChannels
+}
+
 async function readScheduler(path: string): Promise<SchedulerFile> {
   const config = await readConfig(join(path, 'scheduler', 'scheduler_config.json'))
   return { className: config.string('_class_name', ''), config: config.object() }
@@ -135,10 +143,11 @@ function checkTogether(path: string, { textEncoders, unet, vae }: ModelSpec): vo
       'unet and text_encoder are not of one model',
     )
   }
-  if (unet.inChannels !== vae.latentChannels || unet.outChannels !== vae.latentChannels) {
+  const known = unet.inChannels === vae.latentChannels || unet.inChannels === inpaintingChannels(vae)
+  if (!known || unet.outChannels !== vae.latentChannels) {
     throw unfit(
       `the U-Net has ${unet.inChannels} channels in and ${unet.outChannels} out, the latents ${vae.latentChannels}`,
-      'inpainting and depth models are not supported; choose a text-to-image model',
+      'depth and editing models are not supported; choose a text-to-image or inpainting model',
     )
   }
 }

@@ -11,7 +11,7 @@ export interface SchedulerFile {
   config: Record<string, unknown>
 }
 
-export type SchedulerName = 'ddim' | 'pndm' | 'euler' | 'euler-a' | 'dpm++2m' | 'dpm++2m-karras' | 'unipc'
+export type SchedulerName = 'ddim' | 'pndm' | 'euler' | 'euler-a' | 'dpm++2m' | 'dpm++2m-karras' | 'unipc' | 'lcm'
 
 const KINDS: Record<string, SchedulerKind> = {
   DDIMScheduler: 'ddim',
@@ -20,6 +20,7 @@ const KINDS: Record<string, SchedulerKind> = {
   EulerAncestralDiscreteScheduler: 'euler-a',
   DPMSolverMultistepScheduler: 'dpm++2m',
   UniPCMultistepScheduler: 'unipc',
+  LCMScheduler: 'lcm',
 }
 
 const NOISE = {
@@ -30,6 +31,9 @@ const NOISE = {
   trained_betas: null,
   prediction_type: 'epsilon',
 }
+
+/** Those of the models that LCMs are distilled from; the other classes are older. */
+const LCM_NOISE = { ...NOISE, beta_start: 0.00085, beta_end: 0.012, beta_schedule: 'scaled_linear' }
 
 const SIGMAS = { use_karras_sigmas: false, use_exponential_sigmas: false, use_beta_sigmas: false }
 
@@ -101,6 +105,18 @@ const DEFAULTS: Record<SchedulerKind, Record<string, unknown>> = {
     sigma_max: null,
     shift_terminal: null,
   },
+  lcm: {
+    ...LCM_NOISE,
+    ...THRESHOLDING,
+    original_inference_steps: 50,
+    clip_sample: false,
+    clip_sample_range: 1,
+    set_alpha_to_one: true,
+    steps_offset: 0,
+    timestep_spacing: 'leading',
+    timestep_scaling: 10,
+    rescale_betas_zero_snr: false,
+  },
 }
 
 /** Keys that are read even where the class does not know them: diffusers keeps the file's for the sigmas' range. */
@@ -113,7 +129,7 @@ const HIDDEN = ['sigma_min', 'sigma_max']
  */
 export function noiseSpec(file: SchedulerFile): NoiseSpec {
   const keys = new Keys(file.className, {
-    ...NOISE,
+    ...(KINDS[file.className] === 'lcm' ? LCM_NOISE : NOISE),
     rescale_betas_zero_snr: false,
     ...given(file, [...Object.keys(NOISE), 'rescale_betas_zero_snr']),
   })
@@ -127,19 +143,25 @@ export function noiseSpec(file: SchedulerFile): NoiseSpec {
   }
   return {
     trainTimesteps,
-    betaStart: keys.number('beta_start'),
-    betaEnd: keys.number('beta_end'),
-    betaSchedule: keys.oneOf('beta_schedule', ['linear', 'scaled_linear', 'squaredcos_cap_v2']),
+    ...betas(keys),
     trainedBetas,
     zeroTerminalSnr: keys.boolean('rescale_betas_zero_snr'),
     predictionType: keys.oneOf('prediction_type', ['epsilon', 'v_prediction', 'sample']),
   }
 }
 
+function betas(keys: Keys): Pick<NoiseSpec, 'betaStart' | 'betaEnd' | 'betaSchedule'> {
+  return {
+    betaStart: keys.number('beta_start'),
+    betaEnd: keys.number('beta_end'),
+    betaSchedule: keys.oneOf('beta_schedule', ['linear', 'scaled_linear', 'squaredcos_cap_v2']),
+  }
+}
+
 /**
  * The scheduler to sample with: the file's own, or another by name with the same file, as diffusers' `from_config`.
  *
- * @param noise the model's; only `zeroTerminalSnr` depends on the class
+ * @param noise the model's; of it `zeroTerminalSnr` depends on the class, and an LCM's betas where the file has none
  * @param name default: the file's own class
  * @throws SwapError `SWAP_SCHEDULER_UNSUPPORTED`, `SWAP_SCHEDULER_CONFIG`
  */
@@ -152,7 +174,7 @@ export function schedulerSpec(file: SchedulerFile, noise: NoiseSpec, name?: Sche
   refuse(keys, kind, noise)
   return {
     kind,
-    noise: { ...noise, zeroTerminalSnr: keys.boolean('rescale_betas_zero_snr') },
+    noise: { ...noise, ...(kind === 'lcm' && betas(keys)), zeroTerminalSnr: keys.boolean('rescale_betas_zero_snr') },
     timestepSpacing: keys.oneOf('timestep_spacing', ['leading', 'trailing', 'linspace']),
     stepsOffset: keys.integer('steps_offset', 0),
     setAlphaToOne: keys.boolean('set_alpha_to_one', true),
@@ -177,6 +199,8 @@ export function schedulerSpec(file: SchedulerFile, noise: NoiseSpec, name?: Sche
     lambdaMinClipped: Math.max(keys.number('lambda_min_clipped', -1e30), -1e30),
     predictX0: keys.boolean('predict_x0', true),
     disableCorrector: keys.integers('disable_corrector'),
+    originalSteps: keys.integer('original_inference_steps', 1, 50),
+    timestepScaling: keys.number('timestep_scaling', 10),
   }
 }
 

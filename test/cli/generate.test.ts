@@ -120,7 +120,6 @@ describe('swap generate', () => {
     ['a name that no subject has', ['<carl> at sea'], 'SWAP_PROMPT_UNKNOWN_SUBJECT'],
     ['a subject that is missing', ['x', '--subject', 'no.safetensors'], 'SWAP_FILE_NOT_FOUND'],
     ['a subject that is a picture', ['x', '--subject', photo], 'SWAP_SUBJECT_INVALID'],
-    ['another format', ['x', '--out', 'a.gif'], 'SWAP_IMAGE_FORMAT'],
     ['a folder where a file is', ['x', '--out', 'file'], 'SWAP_FILE'],
     ['a failure on the way', ['x', '--seed', '9003', '--out', 'a.png'], 'SWAP_MEMORY_DEVICE'],
   ])('fails with 1 and leaves nothing: %s', async (_, args, error) => {
@@ -130,6 +129,40 @@ describe('swap generate', () => {
     expect(stdout).toBe('')
     expect(stderr).toContain(`[${error}`)
     expect(readdirSync(cwd)).toEqual(['file'])
+  })
+
+  it.each([
+    ['another format', ['x', '--out', 'a.gif'], '--out "a.gif" ends in .gif'],
+    ['no prompt on standard input', ['-'], 'standard input has no prompt'],
+    ['two things from standard input', ['-', '--image', '-'], 'standard input cannot be'],
+    ['a mask alone', ['x', '--mask', photo], 'image'],
+    ['no strength', ['x', '--image', photo, '--strength', '0'], 'above 0'],
+  ])('fails with 2 and leaves nothing: %s', async (_, args, says) => {
+    const { code, stdout, stderr } = await generate(...args)
+    expect(code).toBe(2)
+    expect(stdout).toBe('')
+    expect(stderr).toContain(says)
+    expect(readdirSync(cwd)).toEqual([])
+  })
+
+  it('begins from a picture, which may come from standard input', async () => {
+    const { code } = await swap(['generate', 'a person', '--image', '-', '--strength', '0.5', '--out', 'a.png'], {
+      cwd,
+      input: readFileSync(photo),
+    })
+    expect(code).toBe(0)
+    const { comments, width } = await sharp(join(cwd, 'a.png')).metadata()
+    expect(width).toBe(128)
+    expect(JSON.parse(comments!.find(({ keyword }) => keyword === 'swap')!.text)).toMatchObject({ strength: 0.5 })
+  })
+
+  it('warns of an unused subject before it draws', async () => {
+    const { events } = await generate('a person', '--subject', subject('alice'), '--out', 'out', '--json')
+    const types = events.map(({ type, task }) => (type === 'progress' ? task : type))
+    expect(events.filter(({ type }) => type === 'warning')).toMatchObject([
+      { message: expect.stringContaining('alice') },
+    ])
+    expect(types.indexOf('warning')).toBeLessThan(types.indexOf('drawing'))
   })
 
   it('ends with 130 on Ctrl-C and leaves no picture', async () => {

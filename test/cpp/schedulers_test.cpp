@@ -190,6 +190,33 @@ TEST_CASE("trajectories equal those of diffusers") {
   }
 }
 
+TEST_CASE("a trajectory that begins later begins with as much noise as its first call expects") {
+  for (const char* kind : {"ddim", "pndm", "euler", "euler-a", "dpm++2m", "unipc", "lcm"}) {
+    CAPTURE(kind);
+    const auto scheduler = make_scheduler(spec_of(kind), 10);
+    const auto calls = static_cast<int64_t>(scheduler->timesteps().size());
+    scheduler->begin_at(6);
+    CHECK(scheduler->begin() == 6);
+    const at::Tensor image = Noise({1}).draw({4, 4, 4}), noise = Noise({2}).draw({4, 4, 4});
+    const at::Tensor first = scheduler->add_noise(image, noise, 6);
+    // What the U-Net is given has unit variance where image and noise have.
+    const double spread = scheduler->scale_model_input(first, 6).std().item<double>();
+    CHECK(spread == doctest::Approx(1).epsilon(0.3));
+    Noise more({3});
+    at::Tensor sample = first;
+    try {
+      scheduler->step(sample, 0, sample, more);
+      FAIL("a call that was left out was taken");
+    } catch (const Error& error) {
+      CHECK(error.code == "SWAP_SCHEDULER_CALL");
+    }
+    for (int64_t i = 6; i < calls; ++i) sample = scheduler->step(sample * 0.1, i, sample, more);
+    CHECK(sample.isfinite().all().item<bool>());
+  }
+  const auto scheduler = make_scheduler(spec_of("ddim"), 10);
+  CHECK_THROWS_AS(scheduler->begin_at(10), Error);
+}
+
 TEST_CASE("an image's noise is its seed's, alone or in a batch") {
   const at::Tensor alone = Noise({7}).draw({4, 8, 8});
   const at::Tensor batch = Noise({6, 7}).draw({4, 8, 8});
@@ -215,7 +242,7 @@ TEST_CASE("a stochastic trajectory is the same alone and in a batch") {
 }
 
 TEST_CASE("a half precision output is stepped in float32 and nothing is changed in place") {
-  for (const char* kind : {"ddim", "pndm", "euler", "euler-a", "dpm++2m", "unipc"}) {
+  for (const char* kind : {"ddim", "pndm", "euler", "euler-a", "dpm++2m", "unipc", "lcm"}) {
     CAPTURE(kind);
     SchedulerSpec spec = spec_of(kind);
     const auto scheduler = make_scheduler(spec, 6);
@@ -302,6 +329,9 @@ TEST_CASE("what cannot be scheduled is an error with a code") {
   const std::vector<Bad> table = {
       {"SWAP_SCHEDULER_UNKNOWN", "lms", 10, as_is},
       {"SWAP_SCHEDULER_STEPS", "ddim", 0, as_is},
+      {"SWAP_SCHEDULER_STEPS", "lcm", 51, as_is},
+      {"SWAP_SCHEDULER_OPTION", "lcm", 4, [](auto& s) { s.original_steps = 0; }},
+      {"SWAP_SCHEDULER_OPTION", "lcm", 4, [](auto& s) { s.original_steps = 1001; }},
       {"SWAP_SCHEDULER_STEPS", "euler", -3, as_is},
       {"SWAP_SCHEDULER_STEPS", "ddim", 1001, as_is},
       {"SWAP_SCHEDULER_STEPS", "pndm", 3, [](auto& s) { s.skip_prk_steps = false; }},

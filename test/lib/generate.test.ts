@@ -64,6 +64,29 @@ describe('generate', () => {
     await personalizer.close()
   })
 
+  test('what is begun from: the picture at its own size, the mask, the strength', async () => {
+    const personalizer = await open()
+    binding.onGenerate = drawn
+    const image = { data: new Uint8Array(100 * 67 * 3).fill(200), width: 100, height: 67 }
+    const mask = { data: new Uint8Array(200 * 134 * 3).fill(255), width: 200, height: 134 }
+    const [picture] = await personalizer.generate({ prompt: 'a dog', image, mask, guidanceRescale: 0.7 })
+    const { request } = engine().generates[0]!
+    expect(request).toMatchObject({ width: 96, height: 64, guidanceRescale: 0.7 })
+    expect(request.initial).toMatchObject({ strength: 1, image: { width: 96, height: 64 } })
+    expect(new Set(request.initial?.image.data)).toEqual(new Set([200]))
+    expect(request.initial?.mask).toEqual(new Float32Array(96 * 64).fill(1))
+    expect(picture?.parameters).toMatchObject({
+      strength: 1,
+      guidanceRescale: 0.7,
+      image: expect.stringMatching(/^[0-9a-f]{64}$/),
+      mask: expect.stringMatching(/^[0-9a-f]{64}$/),
+    })
+    await personalizer.generate({ prompt: 'a dog', image, width: 48 })
+    expect(engine().generates[1]?.request).toMatchObject({ width: 48, height: 32, initial: { strength: 0.8 } })
+    expect(engine().generates[1]?.request.initial?.mask).toHaveLength(0)
+    await personalizer.close()
+  })
+
   test('events of both types', async () => {
     const personalizer = await open()
     binding.onGenerate = (call) => {
@@ -85,11 +108,14 @@ describe('generate', () => {
   test('warns of a subject of other text encoders, and of one that the prompt leaves out', async () => {
     const personalizer = await open()
     binding.onGenerate = drawn
-    const job = personalizer.generate({
+    const heard: string[] = []
+    const options = {
       prompt: 'a photo of <alice>',
       subjects: [makeSubject('alice', { fingerprint: 'feed' }), makeSubject('bob')],
-    })
+    }
+    const job = personalizer.generate(options, { onWarning: (warning) => heard.push(warning) })
     await job
+    expect(heard).toEqual(job.warnings)
     expect(job.warnings).toEqual([
       expect.stringContaining('"alice" was learnt with other text encoders ("other")'),
       expect.stringContaining('"bob" is not used'),

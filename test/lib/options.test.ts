@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { SwapError } from '../../lib/errors.ts'
-import { generateSchema, learnSchema, openSchema, parseOptions, parseSignal } from '../../lib/options.ts'
+import { generateSchema, learnSchema, openSchema, parseCall, parseOptions } from '../../lib/options.ts'
 import { Subject } from '../../lib/subject.ts'
 
 const minimal = { image: 'me.jpg', class: 'person' }
@@ -31,6 +31,7 @@ describe('what is taken', () => {
       negativePrompt: '',
       seed: 0,
       count: 1,
+      guidanceRescale: 0,
     })
   })
 
@@ -150,12 +151,13 @@ describe('SWAP_OPTION_UNKNOWN hints at the nearest name', () => {
   })
 })
 
-test('the second argument takes a signal and nothing else', () => {
+test('the second argument takes a signal, a listener for warnings and nothing else', () => {
   const { signal } = new AbortController()
-  expect(parseSignal({ signal }, 'learn()')).toBe(signal)
-  expect(parseSignal({}, 'learn()')).toBeUndefined()
-  expect(parseSignal(undefined, 'learn()')).toBeUndefined()
-  expect(() => parseSignal({ signal: 'stop' }, 'learn()')).toThrow('option "signal" of learn() must be an AbortSignal')
-  expect(() => parseSignal({ sginal: signal }, 'learn()')).toThrow('no option "sginal"')
-  expect(() => parseSignal(signal.constructor.name, 'learn()')).toThrow(SwapError)
+  const onWarning = (): void => {}
+  expect(parseCall({ signal, onWarning }, 'learn()')).toEqual({ signal, onWarning })
+  expect(parseCall(undefined, 'learn()')).toEqual({})
+  expect(() => parseCall({ signal: 'stop' }, 'learn()')).toThrow('option "signal" of learn() must be an AbortSignal')
+  expect(() => parseCall({ onWarning: 'stop' }, 'learn()')).toThrow('option "onWarning" of learn() must be a function')
+  expect(() => parseCall({ sginal: signal }, 'learn()')).toThrow('no option "sginal"')
+  expect(() => parseCall(signal.constructor.name, 'learn()')).toThrow(SwapError)
 })

@@ -178,6 +178,41 @@ const DRAWING: Row[] = [
   ],
 ]
 
+const begin = (options: object) =>
+  personalizer.generate({ prompt: 'a person', image: PHOTO, width: 16, height: 16, steps: 4, ...options })
+
+const BEGINNINGS: Row[] = [
+  ['no such picture to begin from', 'SWAP_IMAGE_NOT_FOUND', () => begin({ image: at('a.png') })],
+  ['a folder to begin from', 'SWAP_IMAGE_IS_DIRECTORY', () => begin({ image: folder })],
+  ['a truth to begin from', 'SWAP_OPTION_INVALID', () => begin({ image: true })],
+  ['nothing to begin from', 'SWAP_OPTION_INVALID', () => begin({ image: '' })],
+  ['half a picture to begin from', 'SWAP_IMAGE_DECODE', () => begin({ image: png.subarray(0, png.length / 2) })],
+  ['raw pixels too few to begin from', 'SWAP_IMAGE_RAW', () => begin({ image: { ...grey(9), width: 127 } })],
+  ['a strength of 0', 'SWAP_OPTION_INVALID', () => begin({ strength: 0 })],
+  ['a strength below 0', 'SWAP_OPTION_INVALID', () => begin({ strength: -0.5 })],
+  ['a strength above 1', 'SWAP_OPTION_INVALID', () => begin({ strength: 1.01 })],
+  ['a strength of NaN', 'SWAP_OPTION_INVALID', () => begin({ strength: Number.NaN })],
+  ['a strength in words', 'SWAP_OPTION_INVALID', () => begin({ strength: 'high' })],
+  ['a strength that leaves no step', 'SWAP_OPTION_INVALID', () => begin({ strength: 0.2 })],
+  ['a strength without a picture', 'SWAP_OPTION_INVALID', () => begin({ image: undefined, strength: 0.5 })],
+  ['a mask without a picture', 'SWAP_OPTION_INVALID', () => begin({ image: undefined, mask: grey(255) })],
+  ['a mask of another shape', 'SWAP_IMAGE_MASK', () => begin({ mask: grey(255, 128, 96) })],
+  ['a mask all black', 'SWAP_IMAGE_MASK', () => begin({ mask: grey(0) })],
+  ['a mask all dark grey', 'SWAP_IMAGE_MASK', () => begin({ mask: grey(100) })],
+  ['no such mask', 'SWAP_IMAGE_NOT_FOUND', () => begin({ mask: at('mask.png') })],
+  ['a drawing in words as a mask', 'SWAP_IMAGE_FORMAT', () => begin({ mask: Buffer.from(svg) })],
+  ['a width between latents', 'SWAP_OPTION_INVALID', () => begin({ width: 100 })],
+  [
+    'a height that the shape would make a giant',
+    'SWAP_OPTION_INVALID',
+    () => begin({ image: grey(9, 16, 1600), width: 128, height: undefined }),
+  ],
+  ['a rescale above 1', 'SWAP_OPTION_INVALID', () => begin({ guidanceRescale: 1.5 })],
+  ['a rescale of NaN', 'SWAP_OPTION_INVALID', () => begin({ guidanceRescale: Number.NaN })],
+  ['more steps than LCM chooses from', 'SWAP_SCHEDULER_STEPS', () => begin({ scheduler: 'lcm', steps: 51 })],
+  ["another program's name for it", 'SWAP_OPTION_UNKNOWN', () => begin({ init_image: PHOTO })],
+]
+
 const FILES: Row[] = [
   ['no such subject', 'SWAP_FILE_NOT_FOUND', () => Subject.load(at('a.safetensors'))],
   ['a folder as a subject', 'SWAP_FILE_IS_DIRECTORY', () => Subject.load(folder)],
@@ -268,13 +303,21 @@ const COMMANDS: Row[] = [
     'SWAP_OPTION_USAGE',
     () => swap('generate', 'a dog', '--count', '2', '--out', 'a.png'),
   ],
-  ['generate into a file of no known kind', 'SWAP_IMAGE_FORMAT', () => swap('generate', 'a dog', '--out', 'a.bmp')],
+  ['generate into a file of no known kind', 'SWAP_OPTION_USAGE', () => swap('generate', 'a dog', '--out', 'a.bmp')],
+  ['generate from no picture', 'SWAP_IMAGE_NOT_FOUND', () => swap('generate', 'a dog', '--image', 'me.jpg')],
+  ['generate with a mask alone', 'SWAP_OPTION_INVALID', () => swap('generate', 'a dog', '--mask', PHOTO)],
+  [
+    'generate with no strength',
+    'SWAP_OPTION_INVALID',
+    () => swap('generate', 'a dog', '--image', PHOTO, '--strength', '0'),
+  ],
   ['generate from no model', 'SWAP_MODEL_NOT_FOUND', () => swap('generate', 'a dog', '--model', 'nowhere')],
 ]
 
 describeRows('pictures', PICTURES)
 describeRows('learning', LEARNING)
 describeRows('drawing', DRAWING)
+describeRows('beginnings', BEGINNINGS)
 describeRows('files', FILES)
 describeRows('commands', COMMANDS)
 

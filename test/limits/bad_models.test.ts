@@ -79,7 +79,7 @@ const MODELS: Row[] = [
   ],
   ['an unknown block', 'SWAP_MODEL_UNSUPPORTED', () => unet({ down_block_types: ['A', 'B', 'C'] })],
   ['parts of two models', 'SWAP_MODEL_UNSUPPORTED', () => unet({ cross_attention_dim: 768 })],
-  ['a model for inpainting', 'SWAP_MODEL_UNSUPPORTED', () => unet({ in_channels: 9 })],
+  ['a model that is told depths', 'SWAP_MODEL_UNSUPPORTED', () => unet({ in_channels: 5 })],
   [
     'a config with a text for a number',
     'SWAP_MODEL_CONFIG',

@@ -338,10 +338,10 @@ describe('a wrong folder', () => {
       'tokenizer',
     ],
     [
-      'an inpainting U-Net',
+      'a U-Net that is told a depth',
       'SWAP_MODEL_UNSUPPORTED',
-      { 'unet/config.json': JSON.stringify({ ...UNET, in_channels: 9 }) },
-      '9 channels',
+      { 'unet/config.json': JSON.stringify({ ...UNET, in_channels: 5 }) },
+      '5 channels',
     ],
     [
       'a U-Net for another encoder',

@@ -47,7 +47,15 @@ export interface Reference {
  * Everything lands in `.cache/parity`, under a hash of all the scripts and of the embedded model.
  */
 export async function reference(
-  script: 'outputs' | 'gradients' | 'pictures' | 'subjects' | 'trajectories' | 'controls' | 'single_files',
+  script:
+    | 'outputs'
+    | 'gradients'
+    | 'pictures'
+    | 'beginnings'
+    | 'subjects'
+    | 'trajectories'
+    | 'controls'
+    | 'single_files',
 ): Promise<Reference> {
   const folder = join(root, '.cache', 'parity', sourcesHash(), script)
   const models = join(folder, '..', 'models')

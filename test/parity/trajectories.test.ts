@@ -10,6 +10,7 @@ interface Case {
   config: Record<string, unknown>
   scheduler: SchedulerName | null
   steps: number
+  begin?: number
 }
 
 const { files } = await reference('trajectories')
@@ -33,12 +34,13 @@ describeParity('trajectories are those of diffusers', () => {
   afterAll(() => opened?.close())
 
   for (const { tensors, given } of cases) {
-    const { file, config, scheduler, steps } = given
-    test(`${file}'s file, ${scheduler ?? 'its own class'}, ${steps} steps`, async () => {
+    const { file, config, scheduler, steps, begin } = given
+    const from = begin ? ` from call ${begin}` : ''
+    test(`${file}'s file, ${scheduler ?? 'its own class'}, ${steps} steps${from}`, async () => {
       const described = { className: String(config._class_name), config }
       const got = await opened.evaluate({
         op: 'trajectory',
-        inputs: ['sample', 'outputs', 'seed'].map((name) => tensors.get(name)),
+        inputs: ['sample', 'outputs', 'seed', ...(begin ? ['image', 'begin'] : [])].map((name) => tensors.get(name)),
         scheduler: schedulerSpec(described, noiseSpec(described), scheduler ?? undefined),
         steps,
       })

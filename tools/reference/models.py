@@ -162,6 +162,14 @@ CONFIGURATIONS = [
         {**DDIM, "beta_schedule": "squaredcos_cap_v2"},
         Files(old_vae_keys=True),
     ),
+    # As Stable Diffusion's inpainting models: a mask and what is kept beside the latents.
+    Configuration(
+        "inpainting",
+        text(64, 4, 2, 256),
+        unet([32, 64], [4, 8], "bb", 8, layers_per_block=1, in_channels=9),
+        vae([16, 32], 1, 8),
+        PNDM,
+    ),
 ]
 
 
@@ -215,6 +223,7 @@ def build(configuration: Configuration, folder: Path) -> None:
         folder / "model_index.json",
         {
             "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": "0.35.0",
             "scheduler": ["diffusers", configuration.scheduler["_class_name"]],
             "text_encoder": ["transformers", "CLIPTextModel"],
             "tokenizer": ["transformers", "CLIPTokenizer"],

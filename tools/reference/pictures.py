@@ -43,9 +43,10 @@ CASES = [
 ]  # fmt: skip
 
 
-def pipeline(folder: Path, scheduler: str | None) -> StableDiffusionPipeline:
+def load_pipeline(kind: type, folder: Path, scheduler: str | None):
+    """A pipeline of this class in fp32, with a scheduler by the package's name."""
     variant = "fp16" if list((folder / "unet").glob("*.fp16*")) else None
-    pipe = StableDiffusionPipeline.from_pretrained(
+    pipe = kind.from_pretrained(
         folder, variant=variant, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
@@ -55,7 +56,7 @@ def pipeline(folder: Path, scheduler: str | None) -> StableDiffusionPipeline:
 
 def draw(case: Case, folder: Path) -> numpy.ndarray:
     count = len(case.seeds)
-    images = pipeline(folder, case.scheduler)(
+    images = load_pipeline(StableDiffusionPipeline, folder, case.scheduler)(
         prompt=[case.prompt] * count,
         negative_prompt=[case.negative] * count,
         num_inference_steps=case.steps,

@@ -26,6 +26,7 @@ SCHEDULERS = {
     "dpm++2m": ("DPMSolverMultistepScheduler", {}),
     "dpm++2m-karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
     "unipc": ("UniPCMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
 }
 
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
@@ -85,26 +86,36 @@ def make(config: dict, name: str | None):
     return getattr(diffusers, class_name).from_config(config, **options)
 
 
-def trajectory(scheduler, steps: int) -> dict[str, torch.Tensor]:
+def trajectory(scheduler, steps: int, begin: int = 0) -> dict[str, torch.Tensor]:
+    """With `begin`, as many calls are left out, as by the pipelines that begin from an image."""
     generator = torch.Generator().manual_seed(steps)
     scheduler.set_timesteps(steps)
-    calls = len(scheduler.timesteps)
+    timesteps = scheduler.timesteps
+    calls = len(timesteps)
+    if begin and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
     first = torch.randn(2, 4, 4, 3, generator=generator)
     outputs = torch.randn(calls, *first.shape, generator=generator)
     # One generator a picture, as the pipeline is given them.
     noise = [torch.Generator().manual_seed(SEED + index) for index in range(len(first))]
     more = {"generator": noise} if "generator" in inspect.signature(scheduler.step).parameters else {}
     sample = first * scheduler.init_noise_sigma
+    start = {}
+    if begin:
+        image = torch.randn(first.shape, generator=generator)
+        sample = scheduler.add_noise(image, first, timesteps[begin : begin + 1].repeat(len(first)))
+        start = {"image": image, "begin": torch.tensor([begin]).float()}
     inputs, samples = [], []
-    for output, timestep in zip(outputs, scheduler.timesteps, strict=True):
+    for output, timestep in zip(outputs[begin:], timesteps[begin:], strict=True):
         inputs.append(scheduler.scale_model_input(sample, timestep))
         sample = scheduler.step(output, timestep, sample, **more).prev_sample
         samples.append(sample)
     return {
+        **start,
         "sample": first,
         "outputs": outputs,
         "seed": torch.tensor([SEED, SEED + 1]).float(),
-        "timesteps": scheduler.timesteps.float(),
+        "timesteps": timesteps.float(),
         "inputs": torch.stack(inputs),
         "samples": torch.stack(samples),
     }
@@ -124,6 +135,15 @@ def main() -> None:
             for steps in STEPS:
                 case = {"file": file, "config": config, "scheduler": name, "steps": steps}
                 tensors = {key: tensor.contiguous() for key, tensor in trajectory(make(config, name), steps).items()}
+                save_file(tensors, out / f"{index:03}.safetensors", {"case": json.dumps(case)})
+                index += 1
+    # Left out: the first calls.
+    for file in ("sd15", "bare pndm", "sd21", "saved dpm++2m"):
+        for name in SCHEDULERS:
+            for begin in (1, 2, 7):
+                case = {"file": file, "config": FILES[file], "scheduler": name, "steps": 11, "begin": begin}
+                made = trajectory(make(FILES[file], name), 11, begin)
+                tensors = {key: tensor.contiguous() for key, tensor in made.items()}
                 save_file(tensors, out / f"{index:03}.safetensors", {"case": json.dumps(case)})
                 index += 1
 
