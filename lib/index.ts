@@ -1,4 +1,6 @@
 /** What the package exports. */
+
+export type { EmbeddingFormat } from './embedding/index.ts'
 export { DisposedError, SwapError, type SwapErrorCode } from './errors.ts'
 export {
   type EvaluateOptions,
@@ -14,4 +16,4 @@ export type { CallOptions, Job } from './job.ts'
 export type { LearnEvent } from './learn.ts'
 export type { GenerateOptions, LearnOptions, OpenOptions, OpenProgress } from './options.ts'
 export { Personalizer, type PersonalizerInfo } from './personalizer.ts'
-export { Subject, type SubjectMetadata } from './subject.ts'
+export { type ExportOptions, Subject, type SubjectMetadata } from './subject.ts'

@@ -1,12 +1,23 @@
 /** A learnt subject: the vectors that stand for it, stage by stage, and the file that keeps them. */
+import {
+  checkFormat,
+  type Embedding,
+  type EmbeddingFormat,
+  readEmbedding,
+  readTorchEmbedding,
+  writeEmbedding,
+} from './embedding/index.ts'
 import { SwapError } from './errors.ts'
 import { readFileLimited, safetensorsReason, writeFileAtomic } from './files.ts'
 import { readSafetensors, writeSafetensors } from './model/safetensors.ts'
 import type { NativeTensor, SubjectVectors } from './native.ts'
+import { isTorchFile } from './pickle/index.ts'
 
 /** A file that is larger is none of ours: SDXL's largest subject has 5 MB. */
 const MAX_BYTES = 64 * 2 ** 20
 const FORMAT = 'swap-subject'
+/** `kind` of a subject that was another program's embedding. */
+const EMBEDDING = 'embedding'
 const NAME = /^[A-Za-z][\w-]{0,63}$/
 /** The file's tensors, one K and one V for each text encoder. */
 const TENSORS = [
@@ -31,10 +42,17 @@ export interface SubjectMetadata {
   conditioning?: 'split' | 'shared' | undefined
 }
 
+/** What a subject is written as. */
+export interface ExportOptions {
+  /** Left out: the subject's own file, whole. */
+  format?: EmbeddingFormat | undefined
+}
+
 /** @internal What a subject is made of. */
 export interface SubjectParts {
   name: string
-  classWord: string
+  /** Undefined: none, as of a Textual Inversion file. */
+  classWord: string | undefined
   vectors: SubjectVectors
   metadata: SubjectMetadata
 }
@@ -48,11 +66,11 @@ export interface SubjectParts {
 export class Subject {
   /** `alice` stands for `<alice>` in prompts. */
   readonly name: string
-  /** The word whose place it takes. */
-  readonly classWord: string
+  /** The word whose place it takes; undefined where it takes no word's (Textual Inversion files). */
+  readonly classWord: string | undefined
   /** Stages of the denoising, each with vectors of its own. */
   readonly stages: number
-  /** How many of the prompt's tokens it takes: as many as its class word. */
+  /** How many of the prompt's tokens it takes: as many as its class word, or as many vectors as its file has. */
   readonly tokens: number
   readonly metadata: Readonly<SubjectMetadata>
   readonly #vectors: SubjectVectors
@@ -68,20 +86,36 @@ export class Subject {
   }
 
   /**
-   * Reads a subject's file.
+   * Reads a subject's file, or another program's Textual Inversion file as a subject: diffusers', AUTOMATIC1111's,
+   * kohya's and OneTrainer's, as safetensors or as a pickle, of which nothing is run.
    *
    * @param source its path, or its bytes
-   * @throws SwapError `SWAP_SUBJECT_INVALID`: it is no subject, or a damaged one; `SWAP_SUBJECT_TOO_LARGE`;
-   *   `SWAP_FILE_NOT_FOUND` and the like
+   * @throws SwapError `SWAP_SUBJECT_INVALID`: it is no subject, or a damaged one; `SWAP_SUBJECT_EMBEDDING`: an embedding
+   *   of a kind that is not read; `SWAP_SUBJECT_TOO_LARGE`; `SWAP_FILE_PICKLE…`; `SWAP_FILE_NOT_FOUND` and the like
    */
   static async load(source: string | Uint8Array): Promise<Subject> {
-    if (typeof source === 'string' && source !== '') return parse(await readSubjectFile(source), `"${source}"`)
-    if (source instanceof Uint8Array) return parse(source, 'the buffer')
+    if (typeof source === 'string' && source !== '') return await parse(await readSubjectFile(source), source)
+    if (source instanceof Uint8Array) return await parse(source)
     throw new SwapError('SWAP_OPTION_INVALID', 'Subject.load() must be given a path or a Uint8Array')
   }
 
-  /** The bytes of its file. */
-  toBuffer(): Buffer {
+  /**
+   * The bytes of its file, or of a Textual Inversion file for other programs.
+   *
+   * @throws SwapError `SWAP_OPTION_INVALID`
+   */
+  toBuffer(options: ExportOptions = {}): Buffer {
+    const { format } = options
+    const bytes = format === undefined ? this.#whole() : this.#embedding(format, 'toBuffer()')
+    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  }
+
+  #embedding(format: EmbeddingFormat, call: string): Uint8Array {
+    checkFormat(format, call)
+    return writeEmbedding(this.name, this.#vectors, format)
+  }
+
+  #whole(): Uint8Array {
     const { stages, tokens, k, v } = this.#vectors
     const tensors: NativeTensor[] = k.flatMap((keys, encoder) => {
       const shape = [stages, tokens, keys.length / (stages * tokens)]
@@ -91,8 +125,7 @@ export class Subject {
         { name: nameV, shape, data: v[encoder]! },
       ]
     })
-    const bytes = writeSafetensors(tensors, toStrings(this))
-    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    return writeSafetensors(tensors, toStrings(this))
   }
 
   /**
@@ -105,6 +138,19 @@ export class Subject {
       throw new SwapError('SWAP_OPTION_INVALID', 'Subject.save() must be given a path')
     }
     await writeFileAtomic(path, this.toBuffer())
+  }
+
+  /**
+   * Writes a Textual Inversion file for other programs. They have one vector a token where a subject has one for every
+   * stage and for K and V: the mean of these is what is written, and pictures are the less like the subject for it.
+   *
+   * @throws SwapError `SWAP_OPTION_INVALID`, `SWAP_FILE_PERMISSION`, `SWAP_FILE_DISK_FULL` and the like
+   */
+  async export(path: string, options: Required<ExportOptions>): Promise<void> {
+    if (typeof path !== 'string' || path === '') {
+      throw new SwapError('SWAP_OPTION_INVALID', 'Subject.export() must be given a path')
+    }
+    await writeFileAtomic(path, this.#embedding(options?.format, 'Subject.export()'))
   }
 
   /** @internal What the engine gets. */
@@ -132,17 +178,39 @@ async function readSubjectFile(path: string): Promise<Uint8Array> {
   }
 }
 
-function parse(bytes: Uint8Array, what: string): Subject {
+async function parse(bytes: Uint8Array, path?: string): Promise<Subject> {
+  const what = path === undefined ? 'the buffer' : `"${path}"`
+  const source = path ?? 'data'
   if (bytes.byteLength > MAX_BYTES) throw tooLarge(what)
+  if (isTorchFile(bytes)) {
+    const embedding = await readTorchEmbedding(bytes, source)
+    if (embedding) return fromEmbedding(embedding)
+    throw invalid(what, 'the file of PyTorch holds no embedding')
+  }
   let file: ReturnType<typeof readSafetensors>
   try {
     file = readSafetensors(bytes)
   } catch (cause) {
     throw invalid(what, safetensorsReason(cause), cause)
   }
-  const vectors = readVectors(new Map(file.tensors.map((tensor) => [tensor.name, tensor])), what)
+  const tensors = new Map(file.tensors.map((tensor) => [tensor.name, tensor]))
+  const ours = file.metadata.format === FORMAT || TENSORS.flat().some((name) => tensors.has(name))
+  const embedding = ours ? undefined : readEmbedding(file.tensors, source)
+  if (embedding) return fromEmbedding(embedding)
+  const vectors = readVectors(tensors, what)
   const { name, classWord, metadata } = fromStrings(new Map(Object.entries(file.metadata)), what)
+  if (classWord === undefined) vectors.inPooled = true
   return new Subject({ name, classWord, vectors, metadata })
+}
+
+/** One stage, the same vectors for K and V, and no word whose place they take. */
+function fromEmbedding({ name, tokens, vectors, steps, model }: Embedding): Subject {
+  return new Subject({
+    name,
+    classWord: undefined,
+    vectors: { stages: 1, tokens, k: vectors, v: vectors, inPooled: true },
+    metadata: { conditioning: 'shared', steps, model },
+  })
 }
 
 function readVectors(tensors: Map<string, NativeTensor>, what: string): SubjectVectors {
@@ -180,7 +248,8 @@ function checkTensor({ name, shape, data }: NativeTensor, vectors: SubjectVector
 
 /** The file's metadata: safetensors knows strings only. */
 function toStrings({ name, classWord, metadata }: Subject): Record<string, string> {
-  const entries = { format: FORMAT, version: 1, name, class: classWord, ...rename(metadata) }
+  const kind = classWord === undefined ? { kind: EMBEDDING } : { class: classWord }
+  const entries = { format: FORMAT, version: 1, name, ...kind, ...rename(metadata) }
   return Object.fromEntries(
     Object.entries(entries)
       .filter(([, value]) => value !== undefined)
@@ -207,7 +276,7 @@ function fromStrings(strings: Map<string, string>, what: string): Omit<SubjectPa
   const name = strings.get('name')
   if (name === undefined || !NAME.test(name)) throw invalid(what, `its metadata has the name ${quote(name)}`)
   const classWord = words(strings, 'class', 64, what)
-  if (!classWord) throw invalid(what, 'its metadata has no class word')
+  if (!classWord && strings.get('kind') !== EMBEDDING) throw invalid(what, 'its metadata has no class word')
   const conditioning = words(strings, 'conditioning', 16, what)
   if (conditioning !== undefined && conditioning !== 'split' && conditioning !== 'shared') {
     throw invalid(what, `its metadata has the conditioning ${quote(conditioning)}`)
@@ -222,7 +291,7 @@ function fromStrings(strings: Map<string, string>, what: string): Omit<SubjectPa
     attentionWeight: quantity(strings, 'lambda', what),
     conditioning,
   }
-  return { name, classWord, metadata }
+  return { name, classWord: classWord || undefined, metadata }
 }
 
 /** A line of text: what is read here is shown on terminals and written into pictures. */

@@ -41,7 +41,7 @@ export function addGenerate(program: Command): void {
     .summary('draw pictures of a prompt')
     .description('Draws pictures of a prompt in which <name> stands for a learnt subject.')
     .argument('<prompt>', 'what to draw, or - for standard input')
-    .option('--subject <file>', 'a learnt subject; may repeat', collect)
+    .option('--subject <file>', 'a learnt subject, or a Textual Inversion file; may repeat', collect)
     .option('--out <path>', 'a folder, a file (.png, .jpg, .webp), or - for a PNG on standard output', '.')
     .option('--count <n>', 'how many pictures; picture k has seed + k (default: 1)', number)
     .option('--seed <n>', 'of the first picture (default: 0)', number)

@@ -6,6 +6,7 @@ import { Command } from 'commander'
 import { packageRoot } from '../paths.ts'
 import { addDoctor } from './doctor.ts'
 import { addEvaluate } from './evaluate.ts'
+import { addExport } from './export.ts'
 import { addGenerate } from './generate.ts'
 import { addLearn } from './learn.ts'
 import { addModels } from './models.ts'
@@ -39,6 +40,7 @@ export function buildProgram(json = false): Command {
     )
   addLearn(program)
   addGenerate(program)
+  addExport(program)
   addPull(program)
   addModels(program)
   addEvaluate(program)

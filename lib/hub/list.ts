@@ -4,9 +4,11 @@ import { packageRoot } from '../paths.ts'
 import { type CachedModel, folderListing, folderSize, listCache } from './cache.ts'
 import { hubSettings } from './settings.ts'
 
+const FAMILY_NAMES = ['mini', 'sd1', 'sd2', 'sdxl', 'custom'] as const
+
 export interface ListedModel extends CachedModel {
-  /** By the U-Net's config; `'custom'` for an architecture of its own, `'?'` where that cannot be said. */
-  family: 'mini' | 'sd1' | 'sd2' | 'sdxl' | 'custom' | '?'
+  /** As its swap.json says, else by the U-Net's config; `'?'` where that cannot be said. */
+  family: (typeof FAMILY_NAMES)[number] | '?'
 }
 
 /** @throws SwapError `SWAP_HUB_SETTING` */
@@ -26,9 +28,14 @@ const FAMILIES: Record<string, ListedModel['family']> = {
 }
 
 async function familyOf(folder: string): Promise<ListedModel['family']> {
-  const config = await folderListing('', folder)
-    .json('unet/config.json')
-    .catch(() => undefined)
+  const read = (path: string) =>
+    folderListing('', folder)
+      .json(path)
+      .catch(() => undefined)
+  const own = (await read('swap.json'))?.get('family')
+  const known = FAMILY_NAMES.find((name) => name === own)
+  if (known !== undefined) return known
+  const config = await read('unet/config.json')
   const widths = config?.get('block_out_channels')
   if (!Array.isArray(widths)) return '?'
   return FAMILIES[`${widths.join()}/${config?.get('cross_attention_dim')}`] ?? 'custom'

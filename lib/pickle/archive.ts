@@ -20,6 +20,23 @@ export interface Bytes {
   read(place: Place): Promise<Uint8Array>
 }
 
+/**
+ * By its first nine bytes: a zip archive, or a pickle without one. A safetensors file may begin with the same byte as a
+ * pickle, but its eight bytes of length end in zero and a brace follows.
+ */
+export function isTorchFile(head: Uint8Array): boolean {
+  return isZip(head) || isPickle(head)
+}
+
+function isZip([a, b, c, d]: Uint8Array): boolean {
+  return a === 0x50 && b === 0x4b && c === 3 && d === 4
+}
+
+/** A protocol's number first, as in all pickles since 2003. */
+function isPickle(head: Uint8Array): boolean {
+  return head[0] === 0x80 && head[1]! <= 5 && !(head[7] === 0 && head[8] === 0x7b)
+}
+
 /** No checkpoint has as many tensors. */
 const ENTRIES = 100_000
 
@@ -31,12 +48,13 @@ const ENTRIES = 100_000
  */
 export async function withArchive<T>(
   source: string | Uint8Array,
+  name: string,
   work: (entries: ReadonlyMap<string, Place>, bytes: Bytes) => Promise<T>,
 ): Promise<T> {
   if (typeof source !== 'string') {
     const buffer = Buffer.from(source.buffer, source.byteOffset, source.byteLength)
     const bytes = {
-      name: 'the buffer',
+      name,
       size: buffer.length,
       read: async ({ begin, end }: Place) => buffer.subarray(begin, end),
     }
@@ -70,14 +88,13 @@ type Yauzl = typeof import('yauzl')
 
 async function readEntries(bytes: Bytes, openZip: (yauzl: Yauzl) => Promise<ZipFile>): Promise<Map<string, Place>> {
   const { name, size } = bytes
-  const head = Buffer.from(await bytes.read({ begin: 0, end: Math.min(4, size) }))
-  // A protocol's number, as all pickles since 2003 begin.
-  if (head[0] === 0x80 && head[1]! <= 5) {
+  const head = await bytes.read({ begin: 0, end: Math.min(9, size) })
+  if (isPickle(head)) {
     throw new SwapError('SWAP_FILE_PICKLE_LEGACY', `"${name}" is a pickle of before PyTorch 1.6, without an archive`, {
       hint: 'load it in PyTorch and save it again, best as safetensors',
     })
   }
-  if (head.toString('latin1') !== 'PK\x03\x04') throw damagedPickle(name, 'it is no file of torch.save()')
+  if (!isZip(head)) throw damagedPickle(name, 'it is no file of torch.save()')
   const { default: yauzl } = await import('yauzl')
   // Never closed: it holds nothing but the file, which is not its own to close.
   let zip: ZipFile

@@ -80,11 +80,12 @@ class Storage {
  * tensor's numbers lie, row-major, little-endian. The numbers themselves are not read.
  *
  * @param source a path, or the file's bytes
+ * @param called what messages call the bytes
  * @throws SwapError `SWAP_FILE_PICKLE` for anything but tensors and plain values, `SWAP_FILE_PICKLE_LEGACY`,
  *   `SWAP_FILE_PICKLE_DAMAGED`, `SWAP_FILE_PICKLE_TENSOR` for a tensor whose numbers do not lie in a row, `SWAP_FILE_…`
  */
-export async function readTorchArchive(source: string | Uint8Array): Promise<TorchArchive> {
-  return await withArchive(source, async (entries, bytes) => {
+export async function readTorchArchive(source: string | Uint8Array, called = 'data'): Promise<TorchArchive> {
+  return await withArchive(source, called, async (entries, bytes) => {
     const { name } = bytes
     const pickles = [...entries.keys()].filter((entry) => /^[^/]+\/data\.pkl$/.test(entry))
     const [pickle] = pickles

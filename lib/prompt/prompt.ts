@@ -7,8 +7,8 @@ import type { ClipTokenizer } from './tokenizer.ts'
 export interface PlaceholderSubject {
   /** The prompt says `<name>`. */
   name: string
-  /** What stands in its place. */
-  classWord: string
+  /** What stands in its place; undefined: any word, its vectors stand wherever that is read. */
+  classWord: string | undefined
   /** How many tokens its vectors replace. */
   tokens: number
 }
@@ -44,7 +44,7 @@ export function encodePrompt(
         continue
       }
       const { classWord, name, tokens } = subjects[part]!
-      const word = tokenizer.tokens(classWord)
+      const word = classWord === undefined ? filler(tokenizer, tokens) : tokenizer.tokens(classWord)
       if (word.length !== tokens) {
         throw new SwapError(
           'SWAP_PROMPT_CLASS_TOKENS',
@@ -67,6 +67,12 @@ export function encodePrompt(
     })
   }
   return { ids: encoded.map(({ ids }) => ids), slots }
+}
+
+/** Ids of a letter: any would do but those that begin, end or fill up a text. */
+function filler(tokenizer: ClipTokenizer, tokens: number): number[] {
+  const [letter = tokenizer.unk] = tokenizer.tokens('x')
+  return new Array<number>(tokens).fill(letter)
 }
 
 /** Raises `SWAP_PROMPT_TOO_LONG` where so many tokens, with begin and end, do not fit. */

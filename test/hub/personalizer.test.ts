@@ -35,7 +35,7 @@ describe('Personalizer.open', () => {
   it('fetches what is not here, says how far it is, and is called by the name that was given', async () => {
     const seen: OpenProgress[] = []
     const first = await open({ model: 'tiny/mini', onProgress: (progress) => void seen.push(progress) })
-    expect(first.info).toMatchObject({ model: 'tiny/mini', family: 'custom', resolution: 128 })
+    expect(first.info).toMatchObject({ model: 'tiny/mini', family: 'mini', resolution: 128 })
     expect(first.info.path).toBe(join(home, 'hub', 'models--tiny--mini', 'snapshots', COMMIT))
     const last = seen.findLast(({ phase }) => phase === 'download')!
     expect(last.done).toBe(last.total)
@@ -76,10 +76,10 @@ describe('the commands', () => {
     const listed = (await run('models', '--json')).events
     expect(listed).toMatchObject([
       { type: 'result', model: 'mini', family: 'mini', whole: true, size: expect.any(Number) },
-      { type: 'result', model: 'tiny/mini', family: 'custom', whole: true, size: result.size, path: result.path },
+      { type: 'result', model: 'tiny/mini', family: 'mini', whole: true, size: result.size, path: result.path },
     ])
     const words = (await run('models')).stdout.split('\n')
-    expect(words[1]).toMatch(/^tiny\/mini {2}custom +\d+ MB {2}\//)
+    expect(words[1]).toMatch(/^tiny\/mini {2}mini +\d+ MB {2}\//)
 
     const again = await run('pull', 'tiny/mini')
     expect(again.stdout).toContain('all were there already')

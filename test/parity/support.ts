@@ -16,7 +16,7 @@ const root = packageRoot()
 const scripts = join(root, 'tools', 'reference')
 
 /** An interpreter with diffusers: `SWAP_PYTHON`, else the checkout's virtual environment; undefined: none. */
-const python = ((): string | undefined => {
+export const python = ((): string | undefined => {
   const chosen = process.env.SWAP_PYTHON
   if (chosen) return chosen
   const local = join(root, '.cache', 'venv', 'bin', 'python')
@@ -55,7 +55,8 @@ export async function reference(
     | 'subjects'
     | 'trajectories'
     | 'controls'
-    | 'single_files',
+    | 'single_files'
+    | 'textual_inversion',
 ): Promise<Reference> {
   const folder = join(root, '.cache', 'parity', sourcesHash(), script)
   const models = join(folder, '..', 'models')

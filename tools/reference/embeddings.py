@@ -45,10 +45,11 @@ def main():
     torch.save({"string_to_token": {"*": torch.tensor(265)}, "string_to_param": parameters}, folder / "first.pt")
 
     # kohya
-    save_file({"emb_params": rows(6, 2).bfloat16()}, folder / "kohya.safetensors")
+    save_file({"emb_params": rows(2, 2).bfloat16()}, folder / "kohya.safetensors")
     # SDXL: kohya and AUTOMATIC1111, and OneTrainer (its own spelling)
     save_file({"clip_l": rows(7, 2), "clip_g": rows(8, 2, WIDTH_G)}, folder / "sdxl.safetensors")
-    save_file({"emp_params": rows(9, 2), "emp_params_out": rows(10, 2)}, folder / "onetrainer.safetensors")
+    save_file({"emp_params": rows(9, 2)}, folder / "onetrainer.safetensors")
+    save_file({"emp_params": rows(9, 2), "emp_params_out": rows(10, 2)}, folder / "onetrainer_out.safetensors")
 
     # Checkpoints
     state = collections.OrderedDict()
