@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy
 import torch
+from diffusers import StableDiffusionPipeline
 from models import build_all
-from pictures import pipeline
+from pictures import load_pipeline
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
@@ -55,7 +56,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     folders = build_all(arguments.models)
     for index, case in enumerate(CASES):
-        pipe = pipeline(folders[case.model], "ddim")
+        pipe = load_pipeline(StableDiffusionPipeline, folders[case.model], "ddim")
         table = pipe.text_encoder.get_input_embeddings().weight.detach()
         generator = torch.Generator().manual_seed(index)
         vectors = table.std() * torch.randn((case.tokens, table.shape[1]), generator=generator)
