@@ -1,5 +1,6 @@
 /** Generating pictures: a prompt and its subjects become the engine's request. */
 import { StepClock } from './clock.ts'
+import { checkWindows, readPictures } from './controls.ts'
 import { SwapError } from './errors.ts'
 import type { GeneratedImage, InitialPicture } from './image/index.ts'
 import type { JobContext } from './job.ts'
@@ -12,8 +13,8 @@ import { runTask } from './task.ts'
 
 /** A step that was done. */
 export interface GenerateEvent {
-  /** `'step'`: of the denoising; `'decode'`: pictures that came out of the VAE. */
-  type: 'step' | 'decode'
+  /** `'download'`, `'load'`: bytes of a ControlNet; `'step'`: of the denoising; `'decode'`: pictures out of the VAE. */
+  type: 'download' | 'load' | 'step' | 'decode'
   step: number
   steps: number
   /** An estimate, for this type of step. */
@@ -45,6 +46,7 @@ export async function generate(
     throw invalidOption('option "seed" of generate()', 'must leave room for one seed a picture', seed)
   }
   checkSubjects(subjects, model, context)
+  checkWindows(options.control, initial ? Math.floor(steps * initial.strength) : steps, context.warn)
 
   const [{ encodePrompt }, { schedulerSpec }, { GeneratedImage }] = await Promise.all([
     import('./prompt/index.ts'),
@@ -59,6 +61,7 @@ export async function generate(
     if (!used.has(index)) context.warn(`the subject "${name}" is not used: the prompt has no <${name}>`)
   })
   const seeds = Array.from({ length: count }, (_, index) => seed + index)
+  const controls = await readPictures(options.control, { width, height }, context.warn)
   const request: GenerateRequest = {
     prompt: encoded,
     negative,
@@ -79,7 +82,20 @@ export async function generate(
     const secondsLeft = clock.secondsLeft(event.phase, event.done, event.total, event.secondsLeft)
     context.emit({ type: event.phase, step: event.done, steps: event.total, secondsLeft })
   }
-  const { images } = await runTask(() => engine.generate(request, onEvent), context.signal)
+  const { started } = await session.controls.use(
+    options.control.map(({ model: net }) => net),
+    {
+      signal: context.signal,
+      warn: context.warn,
+      progress: (type, step, steps) =>
+        context.emit({ type, step, steps, secondsLeft: clock.secondsLeft(type, step, steps, -1) }),
+    },
+    (nets) => {
+      request.controls = controls.map(({ engine }, index) => ({ ...engine, net: nets[index]! }))
+      return runTask(() => engine.generate(request, onEvent), context.signal)
+    },
+  )
+  const { images } = await started
   context.signal.throwIfAborted()
   return images.map(
     (image, index) =>
@@ -100,6 +116,7 @@ export async function generate(
           model: model.name,
           subjects: subjects.map(({ name }) => name),
           ...(initial && { strength: initial.strength, image: initial.digests.image, mask: initial.digests.mask }),
+          ...(controls.length > 0 && { control: controls.map(({ told }) => told) }),
         },
       }),
   )

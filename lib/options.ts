@@ -166,6 +166,19 @@ export const learnSchema = object({
   checkpoint: v.optional(checkpoint),
 })
 
+const control = object({
+  /** The ControlNet: a folder in the diffusers layout, a single file, or `'owner/name[@revision]'` on the hub. */
+  model: path,
+  /** What it follows (edges, a depth map, a pose): a path, an encoded picture, or RGB bytes. */
+  image,
+  /** How strongly. Default 1. */
+  scale: v.optional(number(-10, 10), 1),
+  /** The share of the steps after which it begins, 0 to 1. Default 0. */
+  start: v.optional(number(0, 1), 0),
+  /** The share of the steps after which it ends. Default 1. */
+  end: v.optional(number(0, 1), 1),
+})
+
 export const generateSchema = object({
   /** What to draw; `<name>` stands for a subject. */
   prompt: text(0, 10_000),
@@ -209,7 +222,15 @@ export const generateSchema = object({
   mask: v.optional(image),
   /** How far the spread of the guided output returns to that without guidance, 0 to 1. Default 0. */
   guidanceRescale: v.optional(number(0, 1), 0),
+  /** ControlNets that take part, one or several at once. Default none. */
+  control: v.optional(
+    v.pipe(v.array(control, 'must be a list of { model, image }'), v.maxLength(8, 'must have at most 8 ControlNets')),
+    [],
+  ),
 })
+
+/** A ControlNet of {@link GenerateOptions}, as it was checked. */
+export type Control = v.InferOutput<typeof control>
 
 /** Options of {@link Personalizer.open}. */
 export interface OpenOptions extends v.InferInput<typeof openSchema> {}

@@ -1,5 +1,6 @@
 /** The door to everything: one base model in memory, which learns subjects and draws them. */
 import { addonFolder, engineOverride, enginePath, hasEngine, loadAddon } from './addon.ts'
+import { Controls } from './controls.ts'
 import { DisposedError, SwapError } from './errors.ts'
 import { type GenerateEvent, generate } from './generate.ts'
 import type { PullOptions } from './hub/index.ts'
@@ -130,11 +131,22 @@ export class Personalizer implements AsyncDisposable {
    * Draws pictures. Asked for while a learning runs, it goes first.
    *
    * @returns a job: await it for the pictures, iterate it for the steps
-   * @throws SwapError `SWAP_OPTION_…`, `SWAP_PROMPT_…`, `SWAP_SUBJECT_…`, `SWAP_SCHEDULER_…`; or the signal's
-   *   reason; the job rejects, the call itself never throws
+   * @throws SwapError `SWAP_OPTION_…`, `SWAP_PROMPT_…`, `SWAP_SUBJECT_…`, `SWAP_SCHEDULER_…`, `SWAP_CONTROL_…`; or the
+   *   signal's reason; the job rejects, the call itself never throws
    */
   generate(options: GenerateOptions, call: CallOptions = {}): Job<GeneratedImage[], GenerateEvent> {
     return this.#start('generate()', call, (context) => generate(this.#session, options, context))
+  }
+
+  /**
+   * Gives a ControlNet's memory back. One that `generate` uses is read once and stays, until it is released or the
+   * personalizer is closed. Nothing happens where it is not in memory.
+   *
+   * @param control what `generate` was given as `model`
+   */
+  async release(control: string): Promise<void> {
+    if (this.#closed) throw new DisposedError('the personalizer')
+    await this.#session.controls.release(control)
   }
 
   #start<T, E>(name: string, call: CallOptions, work: (context: JobContext<E>) => Promise<T>): Job<T, E> {
@@ -239,7 +251,8 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
       defaults: model.defaults,
       warnings: [...model.warnings],
     }
-    return construct({ model, engine, engineInfo }, Object.freeze(info))
+    const controls = new Controls(model, engine, engineInfo.dtype)
+    return construct({ model, engine, engineInfo, controls }, Object.freeze(info))
   } catch (error) {
     await engine.close()
     throw error

@@ -29,6 +29,34 @@ export function collect(value: string, before: string[] = []): string[] {
   return [...before, value]
 }
 
+/** A ControlNet as it is typed: `model=…,image=…,scale=…,start=…,end=…`, of which the first two are needed. */
+export interface ControlArgument {
+  model: string
+  image: string
+  scale?: number
+  start?: number
+  end?: number
+}
+
+/** For `--control`, which may be given more than once. A comma belongs to a path unless a name and `=` follow it. */
+export function control(value: string, before: ControlArgument[] = []): ControlArgument[] {
+  const form = 'It must be model=PATH,image=PATH and, if you like, scale=, start= and end= with numbers.'
+  const fields = new Map<string, string>()
+  for (const part of value.split(/,(?=[a-z]+=)/)) {
+    const [, name, text] = /^([a-z]+)=(.*)$/s.exec(part) ?? []
+    if (name === undefined || text === undefined || !CONTROL_FIELDS.includes(name) || fields.has(name)) {
+      throw new InvalidArgumentError(form)
+    }
+    fields.set(name, text)
+  }
+  const [model, image] = [fields.get('model'), fields.get('image')]
+  if (!model || !image) throw new InvalidArgumentError(form)
+  const numbers = [...fields].filter(([name]) => name !== 'model' && name !== 'image')
+  return [...before, { model, image, ...Object.fromEntries(numbers.map(([name, text]) => [name, number(text)])) }]
+}
+
+const CONTROL_FIELDS = ['model', 'image', 'scale', 'start', 'end']
+
 /** All of standard input; refused where a person would have to type it. */
 export async function readStdin(what: string): Promise<Buffer> {
   if (process.stdin.isTTY)

@@ -8,9 +8,9 @@ import { makeDirectory, writeFileAtomic } from '../files.ts'
 import { contactSheet, formatOf, type ImageFormat } from '../image/index.ts'
 import { type GeneratedImage, type GenerateEvent, type GenerateOptions, Subject } from '../index.ts'
 import { generateSchema, parseOptions, SCHEDULERS } from '../options.ts'
-import { collect, number, readStdin, writeStdout } from './args.ts'
+import { type ControlArgument, collect, control, number, readStdin, writeStdout } from './args.ts'
 import { addModelOptions, type ModelFlags, withPersonalizer } from './model.ts'
-import { duration, type Output, rounded, timeLeft } from './output.ts'
+import { duration, megabytes, type Output, rounded, timeLeft } from './output.ts'
 import { run, usage } from './run.ts'
 
 interface GenerateFlags extends ModelFlags {
@@ -29,6 +29,7 @@ interface GenerateFlags extends ModelFlags {
   guidanceRescale?: number
   height?: number
   batch?: number
+  control?: ControlArgument[]
   format?: ImageFormat
   sheet: boolean
   force?: boolean
@@ -60,6 +61,7 @@ export function addGenerate(program: Command): void {
     .option('--mask <file>', 'white where --image is painted anew, black where it is kept')
     .option('--guidance-rescale <x>', 'against overexposure at a high guidance scale, 0 to 1 (default: 0)', number)
     .option('--batch <n>', 'pictures computed at once (default: as many as fit in memory)', number)
+    .option('--control <net>', 'a ControlNet: model=PATH,image=PATH[,scale=1][,start=0][,end=1]; may repeat', control)
     .addOption(
       new Option('--format <format>', 'of the pictures in a folder (default: png)').choices(['png', 'jpg', 'webp']),
     )
@@ -96,6 +98,7 @@ export function addGenerate(program: Command): void {
           strength: flags.strength,
           mask: flags.mask,
           guidanceRescale: flags.guidanceRescale,
+          control: flags.control,
         }
         // Before a model is read: is all of it in range, and can the result be written?
         parseOptions(generateSchema, options, 'generate')
@@ -119,13 +122,19 @@ export function addGenerate(program: Command): void {
 function report(output: Output, { type, step, steps, secondsLeft }: GenerateEvent): void {
   // Batches are decoded between steps: for a person that is one way, not two that take turns.
   if (type === 'decode' && !output.json) return
-  output.progress(type === 'step' ? 'drawing' : 'decoding', {
+  const detail =
+    type === 'load' || type === 'download'
+      ? `${megabytes(step)} of ${megabytes(steps)}`
+      : `step ${step} of ${steps}${timeLeft(secondsLeft)}`
+  output.progress(PHASES[type], {
     done: step,
     total: steps,
-    detail: `step ${step} of ${steps}${timeLeft(secondsLeft)}`,
+    detail,
     data: { secondsLeft: rounded(secondsLeft) },
   })
 }
+
+const PHASES = { download: 'download', load: 'loading', step: 'drawing', decode: 'decoding' } as const
 
 interface Target {
   write(images: GeneratedImage[], output: Output): Promise<void>

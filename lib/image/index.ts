@@ -1,5 +1,6 @@
 /** Pictures: in from whatever holds one, out with how they came to be. */
 
+export { readControlImage } from './control.ts'
 export { type Crop, type ImageInput, openImage } from './decode.ts'
 export { type Described, describedIn } from './described.ts'
 export { formatOf, GeneratedImage, type GeneratedImageFields, type ImageFormat } from './generated.ts'

@@ -96,6 +96,7 @@ function paintsAnything(mask: Float32Array, { width, height }: Size, factor: num
   return false
 }
 
-function digest(bytes: Uint8Array): string {
+/** What a picture's file says of another that went into it. */
+export function digest(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex')
 }

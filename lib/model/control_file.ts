@@ -145,12 +145,13 @@ function specOf(names: Names, base: UNetSpec): ControlNetSpec {
     count((layer) => names.shape(`${attention}.transformer_blocks.${layer}.norm1.weight`) !== undefined)
   const levels = names.layers.map((layers, level): UNetLevelSpec => {
     const attention = `down_blocks.${level}.attentions.0`
+    const downAttention = names.shape(`${attention}.norm.weight`) !== undefined
     return {
       channels: names.size(`down_blocks.${level}.resnets.0.conv1.weight`, 0),
       layers,
       heads: base.levels[level]?.heads ?? 1,
-      transformerLayers: depth(attention),
-      downAttention: names.shape(`${attention}.norm.weight`) !== undefined,
+      transformerLayers: downAttention ? depth(attention) : 1,
+      downAttention,
       upAttention: false,
     }
   })
@@ -169,7 +170,7 @@ function specOf(names: Names, base: UNetSpec): ControlNetSpec {
       inChannels: names.size('conv_in.weight', 1),
       levels,
       midAttention,
-      midTransformerLayers: depth(middle),
+      midTransformerLayers: midAttention ? depth(middle) : 1,
       crossAttentionDim:
         deep === undefined ? base.crossAttentionDim : names.size(`${deep}.transformer_blocks.0.attn2.to_k.weight`, 1),
       linearProjection:

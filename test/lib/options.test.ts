@@ -28,6 +28,7 @@ describe('what is taken', () => {
     expect(parseOptions(generateSchema, { prompt: 'a cat' }, 'generate()')).toEqual({
       prompt: 'a cat',
       subjects: [],
+      control: [],
       negativePrompt: '',
       seed: 0,
       count: 1,
