@@ -2,6 +2,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path'
 import sharp from 'sharp'
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { readModel } from '../../lib/model/index.ts'
+import { controlSpecFor, writeControl } from '../model/control_kit.ts'
 import { cli, execute, photo, swap, temporary } from './kit.ts'
 
 let subjects: string
@@ -198,5 +200,38 @@ describe('swap generate', () => {
     })
     expect(stderr).toBe('')
     expect(existsSync(join(cwd, 'out'))).toBe(true)
+  })
+})
+
+describe('swap generate --control', () => {
+  it('draws with ControlNets, and writes them into the file', async () => {
+    const net = writeControl(join(cwd, 'a net, of mine'), controlSpecFor((await readModel('mini')).spec))
+    const words = (...more: string[]) => ['--control', [`model=${net}`, `image=${photo}`, ...more].join(',')]
+    const { code } = await swap(
+      ['generate', 'a dog', ...words('scale=0.5', 'start=0.2', 'end=0.9'), ...words(), '--out', 'a.png', '--json'],
+      { cwd },
+    )
+    expect(code).toBe(0)
+    const { comments } = await sharp(join(cwd, 'a.png')).metadata()
+    const { control } = JSON.parse(comments!.find(({ keyword }) => keyword === 'swap')!.text)
+    expect(control).toMatchObject([
+      { model: 'a net, of mine', scale: 0.5, start: 0.2, end: 0.9 },
+      { model: 'a net, of mine', scale: 1, start: 0, end: 1 },
+    ])
+  })
+
+  it.each([
+    'model=a',
+    'image=a.png',
+    'model=a,image=',
+    'model=a,image=b,scale=much',
+    'model=a,image=b,weight=1',
+    'model=a,image=b,model=c',
+    'a.safetensors',
+  ])('refuses %s', async (words) => {
+    const { code, stderr } = await generate('a dog', '--control', words)
+    expect(code).toBe(2)
+    expect(stderr).toContain('--control')
+    expect(readdirSync(cwd)).toEqual([])
   })
 })

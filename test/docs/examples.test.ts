@@ -1,22 +1,30 @@
 /** The examples of the pages about ways to generate, as they stand there, on the embedded model. */
 import { execFile } from 'node:child_process'
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { copyFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import sharp from 'sharp'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { Personalizer } from '../../lib/index.ts'
+import { readModel } from '../../lib/model/index.ts'
 import { packageRoot } from '../../lib/paths.ts'
+import { controlSpecFor, writeControl } from '../model/control_kit.ts'
 
-const PAGES = ['img2img', 'inpaint']
+/** Pictures that are there before an example runs. */
+const GIVEN = ['me.png', 'mask.png', 'edges.png']
+const PAGES = ['img2img', 'inpaint', 'controlnet']
 const root = packageRoot()
 const photo = join(root, 'models', 'mini', 'people', '0.png')
 
 let subject: Buffer
+/** A ControlNet of random weights. */
+let net: string
 let folder: string
 
 beforeAll(async () => {
+  const { spec } = await readModel('mini')
+  net = writeControl(mkdtempSync(join(tmpdir(), 'swap-docs-net-')), controlSpecFor(spec), { weights: 'random' })
   const personalizer = await Personalizer.open()
   try {
     subject = (await personalizer.learn({ image: photo, class: 'person', name: 'alice', steps: 1 })).toBuffer()
@@ -37,10 +45,13 @@ beforeEach(async () => {
   await sharp({ create: { width: 128, height: 128, channels: 3, background: '#000' } })
     .composite([{ input: white, left: 24, top: 32 }])
     .toFile(join(folder, 'mask.png'))
+  copyFileSync(join(folder, 'mask.png'), join(folder, 'edges.png'))
+  cpSync(net, join(folder, 'edges'), { recursive: true })
   return () => rmSync(folder, { recursive: true, force: true })
 })
 
 afterAll(() => {
+  rmSync(net, { recursive: true, force: true })
   expect(PAGES.flatMap((page) => blocks(page, 'js'))).not.toEqual([])
 })
 
@@ -54,7 +65,7 @@ const run = (command: string, ...words: string[]) => promisify(execFile)(command
 /** The pictures that an example says it writes. */
 async function expectPictures(code: string): Promise<void> {
   const names = [...code.matchAll(/[\w-]+\.png/g)].map(([name]) => name)
-  const written = names.filter((name) => name !== 'me.png' && name !== 'mask.png')
+  const written = names.filter((name) => !GIVEN.includes(name))
   expect(written).not.toEqual([])
   for (const name of written) {
     expect((await sharp(join(folder, name)).stats()).entropy, name).toBeGreaterThan(1)
