@@ -64,8 +64,9 @@ export async function learn(session: Session, given: LearnOptions, context: JobC
   if (resume) checkSettings(resume)
   const checkpoint = await openCheckpoint(options, context)
 
-  const { classTemplates, templatesFor } = await import('./prompt/index.ts')
+  const { checkClass, classTemplates, templatesFor } = await import('./prompt/index.ts')
   const settings = settle(options, levels, resume?.settings, model, templatesFor)
+  checkClass(settings.class, model.defaults.learn.classes)
   const { classTokens, templates } = classTemplates(model.tokenizers, settings.class, settings.templates)
   const { readMask, readPhoto } = await import('./image/index.ts')
   const crop = options.crop ?? 'center'

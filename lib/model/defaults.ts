@@ -19,6 +19,8 @@ export interface ModelDefaults {
     attention: { weight: number; levels: number[] }
     /** Prompts to learn with, for every class; undefined: the package's own. */
     templates?: string[] | undefined
+    /** The class words that the model knows, where it knows but a few; undefined: it is not known. */
+    classes?: string[] | undefined
   }
 }
 
@@ -54,6 +56,7 @@ export async function readDefaults(
         batch: learn.integer('batch', 1, 1, 64),
         attention: { weight: attention.number('weight', 0.003), levels },
         templates: learn.has('templates') ? learn.strings('templates', []) : undefined,
+        ...(learn.has('classes') ? { classes: learn.strings('classes', []) } : {}),
       },
     },
   }

@@ -1,4 +1,4 @@
 /** From texts to token ids: the tokenizer, placeholders, learning prompts. */
 export { encodePrompt, type PlaceholderSubject, placeholders } from './prompt.ts'
-export { classTemplates, templatesFor } from './templates.ts'
+export { checkClass, classTemplates, templatesFor } from './templates.ts'
 export { ClipTokenizer, type TokenizerOptions } from './tokenizer.ts'

@@ -81,6 +81,20 @@ export function classTemplates(
   return { templates: encoded, classTokens, texts: templates.map((template) => template.replace('{}', classWord)) }
 }
 
+/**
+ * A model of few words says which ones it knows: others may fall into known pieces and still mean nothing to it.
+ *
+ * @param known from the model's swap.json; undefined: any word
+ * @throws SwapError `SWAP_PROMPT_UNKNOWN_CLASS`
+ */
+export function checkClass(classWord: string, known: readonly string[] | undefined): void {
+  const head = classWord.trim().toLowerCase().split(/\s+/).at(-1) ?? ''
+  if (!known || known.includes(head)) return
+  throw new SwapError('SWAP_PROMPT_UNKNOWN_CLASS', `the model does not know the class word "${classWord}"`, {
+    hint: `choose one that it knows: ${known.join(', ')}`,
+  })
+}
+
 /** How many tokens the class word has; an error where the tokenizer does not know it. */
 function countClassTokens(tokenizers: readonly ClipTokenizer[], classWord: string): number {
   const counts = tokenizers.map((tokenizer) => {

@@ -1,7 +1,14 @@
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
 import type { SwapError } from '../../lib/errors.ts'
-import { ClipTokenizer, classTemplates, encodePrompt, placeholders, templatesFor } from '../../lib/prompt/index.ts'
+import {
+  ClipTokenizer,
+  checkClass,
+  classTemplates,
+  encodePrompt,
+  placeholders,
+  templatesFor,
+} from '../../lib/prompt/index.ts'
 
 let tokenizer: ClipTokenizer
 beforeAll(async () => {
@@ -173,6 +180,15 @@ describe('learning prompts', () => {
       expect(error.message).toContain(`"${word}"`)
     },
   )
+
+  test('of a class that a model of few words does not list are refused, though its pieces are known', () => {
+    const known = ['person', 'dog']
+    for (const word of ['person', 'old Person', ' dog ']) expect(() => checkClass(word, known)).not.toThrow()
+    expect(() => checkClass('boy', undefined)).not.toThrow()
+    const error = failure(() => checkClass('boy', known))
+    expect(error.code).toBe('SWAP_PROMPT_UNKNOWN_CLASS')
+    expect(error.hint).toContain('person, dog')
+  })
 
   test('of an unknown class name the pieces', () => {
     const pieces = tokenizer.pieces('chinchilla')
