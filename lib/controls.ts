@@ -65,6 +65,11 @@ export class Controls {
     })
   }
 
+  /** The engine has let all nets go: each is attached anew when it is used next. */
+  forget(): void {
+    this.#attached.clear()
+  }
+
   async #inTurn<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     const before = this.#last
     let leave = (): void => {}

@@ -4,6 +4,7 @@ import { checkWindows, readPictures } from './controls.ts'
 import { SwapError } from './errors.ts'
 import type { GeneratedImage, InitialPicture } from './image/index.ts'
 import type { JobContext } from './job.ts'
+import { loraLabels } from './loras.ts'
 import type { Model, SchedulerName } from './model/index.ts'
 import type { GenerateRequest, NativeEvent, SchedulerSpec } from './native.ts'
 import { type GenerateOptions, generateSchema, invalidOption, MAX_SIZE, parseOptions } from './options.ts'
@@ -47,6 +48,7 @@ export async function generate(
   }
   checkSubjects(subjects, model, context)
   checkWindows(options.control, initial ? Math.floor(steps * initial.strength) : steps, context.warn)
+  checkLoras(subjects, session, context)
 
   const [{ encodePrompt }, { schedulerSpec }, { GeneratedImage }] = await Promise.all([
     import('./prompt/index.ts'),
@@ -117,6 +119,7 @@ export async function generate(
           subjects: subjects.map(({ name }) => name),
           ...(initial && { strength: initial.strength, image: initial.digests.image, mask: initial.digests.mask }),
           ...(controls.length > 0 && { control: controls.map(({ told }) => told) }),
+          ...(session.loras.files.length > 0 && { loras: loraLabels(session.loras.files) }),
         },
       }),
   )
@@ -202,6 +205,15 @@ function checkSubjects(subjects: Subject[], model: Model, context: JobContext<Ge
       const base = metadata.model ? `"${metadata.model}"` : 'another model'
       context.warn(`the subject "${name}" was learnt with other text encoders (${base}): it may look different`)
     }
+  }
+}
+
+/** A subject that was learnt on other weights looks different. */
+function checkLoras(subjects: Subject[], { loras }: Session, context: JobContext<GenerateEvent>): void {
+  const used = loraLabels(loras.files).join(' ')
+  for (const { name, metadata } of subjects) {
+    if (metadata.loras === undefined || metadata.loras === used) continue
+    context.warn(`the subject "${name}" was learnt with the LoRA ${metadata.loras}: it may look different without`)
   }
 }
 

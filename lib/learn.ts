@@ -4,6 +4,7 @@ import { StepClock } from './clock.ts'
 import { SwapError } from './errors.ts'
 import { writeFileAtomic } from './files.ts'
 import type { JobContext } from './job.ts'
+import { loraLabels } from './loras.ts'
 import type { Model } from './model/index.ts'
 import type { LearnRequest, NativeEvent, TrainerState } from './native.ts'
 import { invalidOption, type LearnOptions, learnSchema, parseOptions } from './options.ts'
@@ -51,7 +52,7 @@ const CHECKPOINT_EVERY = 50
 
 /** @internal The work of `Personalizer.learn()`. */
 export async function learn(session: Session, given: LearnOptions, context: JobContext<LearnEvent>): Promise<Subject> {
-  const { model, engine, engineInfo } = session
+  const { model, engine, engineInfo, loras } = session
   const options = parseOptions(learnSchema, given, 'learn()')
   const { isInpainting } = await import('./model/index.ts')
   if (isInpainting(model)) {
@@ -81,7 +82,7 @@ export async function learn(session: Session, given: LearnOptions, context: JobC
   const surroundings: LearnSurroundings = {
     image: hash(`${photo.image.width}x${photo.image.height}`, photo.image.data),
     mask: hash(mask),
-    model: hash(model.fingerprint, JSON.stringify(model.spec)),
+    model: hash(model.fingerprint, JSON.stringify(model.spec), loras.hash),
     device: engineInfo.device,
     dtype: engineInfo.dtype,
     threads: engineInfo.threads,
@@ -131,6 +132,7 @@ export async function learn(session: Session, given: LearnOptions, context: JobC
         seed: settings.seed,
         attentionWeight: settings.attentionWeight,
         conditioning: settings.conditioning,
+        loras: loras.files.length > 0 ? loraLabels(loras.files).join(' ') : undefined,
       },
     })
     await checkpoint?.remove()

@@ -79,6 +79,25 @@ const template = v.pipe(
   v.check((value) => value.split('{}').length === 2, 'must contain {} once, where the subject goes'),
 )
 
+const loraFile = object({ file: path, scale: v.optional(number(-10, 10), 1) })
+const lora = v.lazy(
+  (value): v.GenericSchema<string | v.InferInput<typeof loraFile>, v.InferOutput<typeof loraFile>> =>
+    typeof value === 'object'
+      ? loraFile
+      : v.pipe(
+          v.string('must be a path or { file, scale }'),
+          path,
+          v.transform((file) => ({ file, scale: 1 })),
+        ),
+)
+const loras = v.pipe(v.array(lora, 'must be a list of LoRA files'), v.maxLength(16, 'must have at most 16 LoRA'))
+
+/** A LoRA file, and how strongly it counts: 1 unless told otherwise. */
+export type LoraOption = v.InferInput<typeof lora>
+
+/** @internal The argument of `setLoras()`, as an object of options. */
+export const lorasSchema = object({ loras })
+
 /** Progress of {@link Personalizer.open}: bytes of a model that is fetched from the hub, then of weights read. */
 export interface OpenProgress {
   phase: 'download' | 'load'
@@ -97,6 +116,8 @@ export const openSchema = object({
   config: v.optional(path),
   /** What the model predicts, where its files do not say so or are wrong. */
   predictionType: v.optional(oneOf(['epsilon', 'v_prediction', 'sample'])),
+  /** LoRA to merge into the weights: paths, or `{ file, scale }`. Default none. */
+  loras: v.optional(loras, []),
   /** Where to compute. `'auto'`: CUDA where the LibTorch that is found has it, else the CPU. */
   device: v.optional(
     v.pipe(

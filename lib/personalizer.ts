@@ -8,11 +8,15 @@ import type { GeneratedImage } from './image/index.ts'
 import { type CallOptions, Job, type JobContext } from './job.ts'
 import { type LearnEvent, learn } from './learn.ts'
 import type { LibTorch } from './libtorch/index.ts'
+import { changeLoras, load, prepareLoras, withLoras } from './loras.ts'
 import type { Model, SingleFileOptions } from './model/index.ts'
+import type { LoraInfo } from './model/lora.ts'
 import type { NativeBinding, NativeEngine } from './native.ts'
 import {
   type GenerateOptions,
   type LearnOptions,
+  type LoraOption,
+  lorasSchema,
   type OpenOptions,
   type OpenProgress,
   openSchema,
@@ -46,6 +50,8 @@ export interface PersonalizerInfo {
   readonly cpuFeatures: string
   /** What `learn` and `generate` use here when not told otherwise. */
   readonly defaults: Model['defaults']
+  /** What is merged into its weights. */
+  readonly loras: readonly LoraInfo[]
   /** What is worth knowing about the model though it opened. */
   readonly warnings: readonly string[]
 }
@@ -87,8 +93,10 @@ let construct: (session: Session, info: PersonalizerInfo) => Personalizer
  */
 export class Personalizer implements AsyncDisposable {
   readonly #session: Session
-  readonly #info: PersonalizerInfo
   readonly #jobs = new Set<Job<unknown, unknown>>()
+  #info: PersonalizerInfo
+  /** Resolves when the weights are as the last setLoras() left them. */
+  #gate: Promise<unknown> | undefined
   #closed: Promise<void> | undefined
 
   static {
@@ -149,6 +157,39 @@ export class Personalizer implements AsyncDisposable {
     await this.#session.controls.release(control)
   }
 
+  /**
+   * Reads the weights again, with other LoRA in the place of those before; an empty list takes them all away.
+   *
+   * Jobs that were started before are done first; later ones wait. When it fails, or is cancelled, the weights are
+   * read as they were.
+   *
+   * @returns a job: await it for what is merged now, iterate it for the progress
+   * @throws SwapError `SWAP_OPTION_…`, `SWAP_LORA_…`, `SWAP_TENSOR_…`, `SWAP_FILE_…`; `SWAP_LORA_LOST` where the
+   *   weights could not be read again as they were: the personalizer is closed then; or the signal's reason
+   */
+  setLoras(loras: readonly LoraOption[], call: CallOptions = {}): Job<readonly LoraInfo[], OpenProgress> {
+    const before = [...this.#jobs]
+    const job = this.#start<readonly LoraInfo[], OpenProgress>('setLoras()', call, async ({ signal, emit }) => {
+      const session = this.#session
+      const prepared = await prepareLoras(session, parseOptions(lorasSchema, { loras }, 'setLoras()').loras)
+      await either(Promise.allSettled(before), signal)
+      try {
+        await changeLoras(session, prepared, signal, emit)
+      } catch (error) {
+        if (error instanceof SwapError && error.code === 'SWAP_LORA_LOST') {
+          // Not one of the jobs that closing cancels: it says itself what happened.
+          this.#jobs.delete(job)
+          void this.close()
+        }
+        throw error
+      }
+      this.#info = Object.freeze({ ...this.#info, loras: prepared.files })
+      return prepared.files
+    })
+    this.#gate = Promise.allSettled([job])
+    return job
+  }
+
   #start<T, E>(name: string, call: CallOptions, work: (context: JobContext<E>) => Promise<T>): Job<T, E> {
     let checked: CallOptions = {}
     let refusal: unknown
@@ -158,7 +199,12 @@ export class Personalizer implements AsyncDisposable {
     } catch (error) {
       refusal = error
     }
-    const job = new Job<T, E>(refusal === undefined ? work : () => Promise.reject(refusal), checked)
+    const gate = this.#gate
+    const gated = async (context: JobContext<E>): Promise<T> => {
+      if (gate) await either(gate, context.signal)
+      return await work(context)
+    }
+    const job = new Job<T, E>(refusal === undefined ? gated : () => Promise.reject(refusal), checked)
     this.#jobs.add(job)
     const forget = (): void => void this.#jobs.delete(job)
     job.then(forget, forget)
@@ -186,6 +232,19 @@ export class Personalizer implements AsyncDisposable {
   }
 }
 
+/** Waits for a promise that never rejects, unless the signal is aborted before. */
+async function either(promise: Promise<unknown>, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted()
+  let stop = (): void => {}
+  const aborted = new Promise<void>((resolve) => {
+    stop = resolve
+    signal.addEventListener('abort', stop, { once: true })
+  })
+  await Promise.race([promise, aborted])
+  signal.removeEventListener('abort', stop)
+  signal.throwIfAborted()
+}
+
 /** @internal `Personalizer.open()` with its parts given. */
 export async function openWith(parts: OpenParts, options: OpenOptions, call: CallOptions): Promise<Personalizer> {
   const parsed = parseOptions(openSchema, options, 'open()')
@@ -207,17 +266,19 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
       failure.abort(error)
     }
   }
-  const either = AbortSignal.any([signal, failure.signal])
+  const both = AbortSignal.any([signal, failure.signal])
   const variant = options.dtype === 'bfloat16' || options.dtype === 'float16' ? 'fp16' : 'full'
   const { config, predictionType } = options
   const model = await parts.readModel(options.model, {
     config,
     predictionType,
     variant,
-    signal: either,
+    signal: both,
     onProgress: report,
   })
-  either.throwIfAborted()
+  both.throwIfAborted()
+  const loras = await (await import('./model/lora.ts')).readLoras(model.spec, options.loras)
+  both.throwIfAborted()
   const libtorch = engineOverride() ? undefined : await parts.findLibtorch()
   signal.throwIfAborted()
   const binding = parts.loadAddon()
@@ -231,14 +292,11 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
       dtype: options.dtype,
       threads: options.threads ?? 0,
     }
-    const load = (): ReturnType<NativeEngine['load']> =>
-      engine.load(request, (event) => {
-        if (event.type !== 'progress' || event.phase !== 'load') return
-        report({ phase: 'load', done: event.done, total: event.total })
-      })
-    const engineInfo = await runTask(load, either).catch((error: unknown) => {
-      throw failure.signal.aborted ? failure.signal.reason : error
-    })
+    const engineInfo = await runTask(() => load(engine, withLoras(request, loras), report), both).catch(
+      (error: unknown) => {
+        throw failure.signal.aborted ? failure.signal.reason : error
+      },
+    )
     failure.signal.throwIfAborted()
     signal.throwIfAborted()
     const info = {
@@ -249,10 +307,11 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
       fingerprint: model.fingerprint,
       ...engineInfo,
       defaults: model.defaults,
+      loras: loras.files,
       warnings: [...model.warnings],
     }
     const controls = new Controls(model, engine, engineInfo.dtype)
-    return construct({ model, engine, engineInfo, controls }, Object.freeze(info))
+    return construct({ model, engine, engineInfo, controls, request, loras }, Object.freeze(info))
   } catch (error) {
     await engine.close()
     throw error

@@ -40,6 +40,8 @@ export interface SubjectMetadata {
   /** Weight of the attention loss. */
   attentionWeight?: number | undefined
   conditioning?: 'split' | 'shared' | undefined
+  /** The LoRA that the base model had: `name:scale`, with spaces between. */
+  loras?: string | undefined
 }
 
 /** What a subject is written as. */
@@ -267,6 +269,7 @@ function rename(metadata: SubjectMetadata): Record<string, string | number | und
     seed: metadata.seed,
     lambda: metadata.attentionWeight,
     conditioning: metadata.conditioning,
+    loras: metadata.loras,
   }
 }
 
@@ -290,6 +293,7 @@ function fromStrings(strings: Map<string, string>, what: string): Omit<SubjectPa
     seed: quantity(strings, 'seed', what),
     attentionWeight: quantity(strings, 'lambda', what),
     conditioning,
+    loras: words(strings, 'loras', 4096, what),
   }
   return { name, classWord: classWord || undefined, metadata }
 }

@@ -2,7 +2,7 @@
 
 import { type Command, Option } from 'commander'
 import { type OpenOptions, Personalizer } from '../index.ts'
-import { number } from './args.ts'
+import { collect, number } from './args.ts'
 import { megabytes } from './output.ts'
 import type { Context } from './run.ts'
 
@@ -10,6 +10,7 @@ export interface ModelFlags {
   model?: string
   config?: string
   predictionType?: OpenOptions['predictionType']
+  lora?: string[]
   device?: string
   dtype?: NonNullable<OpenOptions['dtype']>
   threads?: number
@@ -30,6 +31,7 @@ export function addModelOptions(command: Command): Command {
         'sample',
       ]),
     )
+    .option('--lora <file[:scale]>', 'a LoRA to merge into the model; may repeat', collect)
     .option('--device <device>', "where to compute: 'auto', 'cpu', 'cuda' or 'cuda:N'", 'auto')
     .addOption(
       new Option('--dtype <dtype>', 'what to compute in')
@@ -37,6 +39,12 @@ export function addModelOptions(command: Command): Command {
         .default('auto'),
     )
     .option('--threads <n>', 'CPU threads (default: the physical cores)', number)
+}
+
+/** `style.safetensors:0.8` */
+function scaled(text: string): { file: string; scale?: number } {
+  const [, file, scale] = /^(.+):(-?\d*\.?\d+)$/.exec(text) ?? []
+  return file === undefined ? { file: text } : { file, scale: Number(scale) }
 }
 
 /** Bytes of a model that takes long enough to be told about. */
@@ -58,7 +66,7 @@ export async function withPersonalizer<T>(
     })
   }
   const personalizer = await Personalizer.open(
-    { model, config, predictionType, device, dtype, threads, onProgress },
+    { model, config, predictionType, loras: (flags.lora ?? []).map(scaled), device, dtype, threads, onProgress },
     { signal },
   )
   try {

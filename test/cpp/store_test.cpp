@@ -47,6 +47,65 @@ TEST_CASE("a tensor is read into the dtype that is asked for") {
   CHECK(at::equal(store(entry, at::kHalf).read("w", {3, 1 << 20}, at::kHalf), halves));
 }
 
+TEST_CASE("a matrix that lies column by column is turned") {
+  const auto values = at::arange(6, at::kFloat).view({3, 2});
+  const TemporaryFile file(values);
+  TensorEntry entry{"w", "F32", {2, 3}, file.path, 0, 24};
+  entry.transposed = true;
+  const auto read = store(entry, at::kHalf).read("w", {2, 3}, at::kHalf);
+  CHECK(at::equal(read, values.t().to(at::kHalf)));
+  CHECK(read.is_contiguous());
+}
+
+namespace {
+
+// W, and the factors of a LoRA of it, one behind the other in one file.
+struct Lora {
+  std::vector<TensorEntry> entries;
+  at::Tensor all;
+  uint64_t end = 0;
+  std::vector<at::Tensor> tensors;
+
+  void add(const std::string& name, at::IntArrayRef shape) {
+    tensors.push_back(at::randn(shape, at::detail::createCPUGenerator(entries.size() + 1), at::kFloat));
+    const uint64_t bytes = static_cast<uint64_t>(tensors.back().nbytes());
+    entries.push_back({name, "F32", shape.vec(), "", end, end + bytes});
+    end += bytes;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("LoRA are added in fp32 while a weight is read") {
+  Lora lora;
+  lora.add("w", {6, 4, 3, 3});
+  lora.add("d", {2, 4, 3, 3}), lora.add("u", {6, 2, 1, 1});                                 // of a convolution
+  lora.add("d2", {2, 4, 1, 1}), lora.add("u2", {6, 3, 1, 1}), lora.add("m", {3, 2, 3, 3});  // factored once more
+  std::vector<at::Tensor> flat;
+  for (const auto& tensor : lora.tensors) flat.push_back(tensor.flatten());
+  const TemporaryFile file(at::cat(flat));
+  for (auto& entry : lora.entries) entry.file = file.path;
+  const auto read = [&](std::vector<WeightDelta> deltas) {
+    Compute compute;
+    WeightStore store(lora.entries, compute, Cancel(), {}, deltas);
+    const auto weight = store.read("w", {6, 4, 3, 3}, at::kHalf);
+    store.check_deltas();
+    return weight;
+  };
+  const auto& t = lora.tensors;
+  // As a convolution would do it: first the one factor, then the others.
+  const auto image = at::randn({1, 4, 5, 5}, at::detail::createCPUGenerator(9), at::kFloat);
+  const auto expected = at::conv2d(image, t[0]) + 0.5 * at::conv2d(at::conv2d(image, t[1]), t[2]) -
+                        0.25 * at::conv2d(at::conv2d(at::conv2d(image, t[3]), t[5]), t[4]);
+  const auto merged = read({{"w", "d", "u", "", 0.5}, {"w", "d2", "u2", "m", -0.25}});
+  CHECK(at::allclose(at::conv2d(image, merged.to(at::kFloat)), expected, 1e-2, 2e-2));
+  CHECK(at::equal(read({}), t[0].to(at::kHalf)));
+  CHECK_FALSE(at::allclose(merged.to(at::kFloat), t[0], 1e-2, 2e-2));
+  CHECK_THROWS_AS(read({{"w", "d2", "u", "", 1}}), Error);
+  CHECK_THROWS_AS(read({{"w", "d", "none", "", 1}}), Error);
+  CHECK_THROWS_AS(read({{"v", "d", "u", "", 1}}), Error);
+}
+
 TEST_CASE("what does not fit has a code") {
   const auto values = at::ones({4, 2});
   const TemporaryFile file(values);

@@ -7,7 +7,9 @@ import { join } from 'node:path'
 import { describe, test } from 'vitest'
 import { addonFolder, enginePath, loadAddon } from '../../lib/addon.ts'
 import { findLibtorch } from '../../lib/libtorch/index.ts'
+import { withLoras } from '../../lib/loras.ts'
 import { type Model, readModel, type SingleFileOptions } from '../../lib/model/index.ts'
+import { type LoraFile, readLoras } from '../../lib/model/lora.ts'
 import { readSafetensors } from '../../lib/model/safetensors.ts'
 import type { EvaluateRequest, NativeEngine, NativeImage, NativeTensor } from '../../lib/native.ts'
 import { packageRoot } from '../../lib/paths.ts'
@@ -56,7 +58,8 @@ export async function reference(
     | 'trajectories'
     | 'controls'
     | 'single_files'
-    | 'textual_inversion',
+    | 'textual_inversion'
+    | 'loras',
 ): Promise<Reference> {
   const folder = join(root, '.cache', 'parity', sourcesHash(), script)
   const models = join(folder, '..', 'models')
@@ -164,13 +167,14 @@ export class Opened {
   static async open(
     folder: string,
     dtype: 'float32' | 'bfloat16' = 'float32',
-    options: SingleFileOptions = {},
+    options: SingleFileOptions & { loras?: LoraFile[] } = {},
   ): Promise<Opened> {
     const model = await readModel(folder, options)
+    const loras = await readLoras(model.spec, options.loras ?? [])
     const { libraries } = await findLibtorch()
     const engine = loadAddon().createEngine({ libraries, engine: enginePath(addonFolder(), 'cpu') })
-    const request = { spec: model.spec, tensors: model.tensors, device: 'cpu', dtype, threads: 1 }
-    await engine.load(request, () => {}).promise
+    const request = { spec: model.spec, tensors: model.tensors, device: 'cpu', dtype, threads: 1 } as const
+    await engine.load(withLoras(request, loras), () => {}).promise
     return new Opened(model, engine)
   }
 

@@ -1,0 +1,64 @@
+/** LoRA of every naming, merged while the weights are read, against the same merged by their definition in diffusers. */
+import { basename, join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { describeParity, Opened, reference, relativeError, Tensors } from './support.ts'
+
+const { folder, files, model } = await reference('loras')
+
+const TOLERANCE = 1e-4
+
+const UNET_INPUTS = {
+  'unet.latents': 'latents',
+  'unet.timesteps': 'timesteps',
+} as const
+
+function inputs(tensors: Tensors) {
+  return [
+    ...Object.entries(UNET_INPUTS).map(([name, as]) => tensors.as(name, as)),
+    tensors.as('unet.states_k', 'states_k'),
+    tensors.as('unet.states_k', 'states_v'),
+  ]
+}
+
+describeParity('merged LoRA compute what diffusers does with the merged weights', () => {
+  test('all cases are there', () => {
+    expect(files.map((file) => basename(file, '.safetensors'))).toEqual(
+      ['convolutions', 'kohya', 'ldm', 'older', 'peft', 'two'].sort(),
+    )
+  })
+
+  for (const file of files) {
+    describe(basename(file, '.safetensors'), () => {
+      let tensors: Tensors
+      let opened: Opened
+      beforeAll(async () => {
+        tensors = await Tensors.read(file)
+        const given = JSON.parse(tensors.metadata.loras!) as { file: string; scale: number }[]
+        const loras = given.map(({ file, scale }) => ({ file: join(folder, 'files', file), scale }))
+        opened = await Opened.open(model(tensors.metadata.model!), 'float32', { loras })
+      })
+      afterAll(() => opened?.close())
+
+      test('text states', async () => {
+        const got = await opened.evaluate({
+          op: 'text_states',
+          inputs: [tensors.as('text.ids', 'ids')],
+          textEncoder: 0,
+        })
+        expect(relativeError(got('states'), tensors.get('text.states').data)).toBeLessThanOrEqual(TOLERANCE)
+      })
+
+      test('U-Net, which is another than without', async () => {
+        const got = await opened.evaluate({ op: 'unet', inputs: inputs(tensors) })
+        const expected = tensors.get('unet.output').data
+        expect(relativeError(got('output'), expected)).toBeLessThanOrEqual(TOLERANCE)
+        expect(relativeError(tensors.get('before').data, expected)).toBeGreaterThan(100 * TOLERANCE)
+      })
+
+      test('the VAE is left alone', async () => {
+        const got = await opened.evaluate({ op: 'vae_decode', inputs: [tensors.as('vae.latents', 'latents')] })
+        expect(relativeError(got('image'), tensors.get('vae.decoded').data)).toBeLessThanOrEqual(TOLERANCE)
+      })
+    })
+  }
+})
