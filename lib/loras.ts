@@ -1,5 +1,5 @@
 /** The LoRA of an opened model: read with the weights, and changed by reading the weights again. */
-import { SwapError } from './errors.ts'
+import { DisposedError, SwapError } from './errors.ts'
 import type { LoraFile, LoraInfo, Loras } from './model/lora.ts'
 import type { EngineInfo, LoadRequest, NativeEngine, NativeEvent } from './native.ts'
 import type { OpenProgress } from './options.ts'
@@ -31,7 +31,7 @@ export async function prepareLoras(session: Session, files: readonly LoraFile[])
 }
 
 /**
- * Reads the weights again, with other LoRA. When that fails they are read as they were before.
+ * Reads the weights again, with other LoRA; what was attached is let go. When that fails they are read as they were before.
  *
  * @throws SwapError `SWAP_LORA_LOST` when they cannot: the engine has no model then; else what went wrong
  */
@@ -41,12 +41,15 @@ export async function changeLoras(
   signal: AbortSignal,
   report: (progress: OpenProgress) => void,
 ): Promise<EngineInfo> {
-  const { engine } = session
+  const { engine, controls } = session
+  controls.forget()
   try {
     const info = await runTask(() => load(engine, withLoras(session.request, loras), report), signal)
     session.loras = loras
     return info
   } catch (error) {
+    // Closing is no failure to recover from.
+    if (signal.reason instanceof DisposedError) throw error
     await runTask(
       () => load(engine, withLoras(session.request, session.loras), () => {}),
       new AbortController().signal,

@@ -7,8 +7,8 @@
 
 namespace swap {
 
-// q [B, H, N, d], k and v [B, H, M, d] -> [B, H, N, d]. Gradients for all three, once. On a CPU by our own kernels where
-// they take the tensors, else LibTorch's scaled_dot_product_attention.
+// q [B, H, N, d], k and v [B, H, M, d] -> [B, H, N, d]. Gradients for all three, once. On a CPU by our own kernels
+// where they take the tensors, else LibTorch's scaled_dot_product_attention.
 at::Tensor self_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
 // The kernel that self_attention() takes for these; null: LibTorch's.

@@ -200,7 +200,7 @@ const HARMLESS =
 /** The tensor table, in the order of `expectedTensors`; every tensor of the file that a model uses stands in it once. */
 function table(file: Checkpoint, spec: ModelSpec, places: readonly TextPlace[], warnings: string[]): TensorEntry[] {
   const expected = expectedTensors(spec)
-  const place = placing(spec, places)
+  const place = ldmPlaces(spec, places)
   const left = new Set(file.tensors.keys())
   const missing: string[] = []
   const entries: TensorEntry[] = []
@@ -229,7 +229,7 @@ function table(file: Checkpoint, spec: ModelSpec, places: readonly TextPlace[], 
 }
 
 /** The place of a canonical name in the file. */
-function placing(spec: ModelSpec, places: readonly TextPlace[]): (name: string) => LdmPlace | undefined {
+export function ldmPlaces(spec: ModelSpec, places: readonly TextPlace[]): (name: string) => LdmPlace | undefined {
   const blocks = ldmBlocks(spec.unet.levels)
   return (name) => {
     const text = /^text_encoder\.(\d)\.(.+)$/.exec(name)

@@ -9,11 +9,12 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { Personalizer } from '../../lib/index.ts'
 import { readModel } from '../../lib/model/index.ts'
 import { packageRoot } from '../../lib/paths.ts'
+import { loraParts, miniParts, pack } from '../limits/adapters.ts'
 import { controlSpecFor, writeControl } from '../model/control_kit.ts'
 
 /** Pictures that are there before an example runs. */
 const GIVEN = ['me.png', 'mask.png', 'edges.png']
-const PAGES = ['img2img', 'inpaint', 'controlnet']
+const PAGES = ['img2img', 'inpaint', 'controlnet', 'lora', 'single-files']
 const root = packageRoot()
 const photo = join(root, 'models', 'mini', 'people', '0.png')
 
@@ -33,7 +34,7 @@ beforeAll(async () => {
   }
 })
 
-/** What a reader has at hand: the package, a photo, a mask and a subject. */
+/** What a reader has at hand: the package, a photo, a mask, a subject, a LoRA, and the model as a single file. */
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'swap-docs-'))
   const installed = join(folder, 'node_modules', '@swap', 'native')
@@ -41,6 +42,8 @@ beforeEach(async () => {
   symlinkSync(root, installed, 'junction')
   copyFileSync(photo, join(folder, 'me.png'))
   writeFileSync(join(folder, 'alice.safetensors'), subject)
+  writeFileSync(join(folder, 'style.safetensors'), pack(loraParts()))
+  writeFileSync(join(folder, 'mini.safetensors'), pack(await miniParts()))
   const white = { create: { width: 80, height: 40, channels: 3 as const, background: '#fff' } }
   await sharp({ create: { width: 128, height: 128, channels: 3, background: '#000' } })
     .composite([{ input: white, left: 24, top: 32 }])

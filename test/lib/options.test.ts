@@ -24,7 +24,7 @@ const subject = new Subject({
 
 describe('what is taken', () => {
   test('defaults of open and generate', () => {
-    expect(parseOptions(openSchema, {}, 'open()')).toEqual({ model: 'mini', device: 'auto', dtype: 'auto' })
+    expect(parseOptions(openSchema, {}, 'open()')).toEqual({ model: 'mini', loras: [], device: 'auto', dtype: 'auto' })
     expect(parseOptions(generateSchema, { prompt: 'a cat' }, 'generate()')).toEqual({
       prompt: 'a cat',
       subjects: [],

@@ -1,8 +1,8 @@
-// Self-attention, forward and backward, for any instruction set: blocks of keys times blocks of queries, whose maps stay
-// in the caches nearest to the core. Maps are computed transposed, a key a row and a query a lane: then the maxima and
-// sums of the softmax are taken lane by lane, and what becomes of a block of the map is the right-hand operand of the
-// product that follows. Included by one file for each instruction set, after its target pragma: everything here is local
-// to that file.
+// Self-attention, forward and backward, for any instruction set: blocks of keys times blocks of queries, whose maps
+// stay in the caches nearest to the core. Maps are computed transposed, a key a row and a query a lane: then the maxima
+// and sums of the softmax are taken lane by lane, and what becomes of a block of the map is the right-hand operand of
+// the product that follows. Included by one file for each instruction set, after its target pragma: everything here is
+// local to that file.
 //
 // What `Isa` gives beyond what attention.h asks for: kTileRows, what the rows of a product are a multiple of;
 // add_product (C += A B); probability, an exp2 as exact as the element type needs; where_greater (a > b ? x : y); and

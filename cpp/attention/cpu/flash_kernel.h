@@ -18,7 +18,7 @@ struct FlashProblem {
   float slope = 1, slope_rest = 0;  // scale / ln 2, and what rounding it to a float left over
   Rows<const void> q, k, v, o, dout;
   Rows<void> out, dq, dk, dv;
-  float* lse = nullptr;     // [B H][N rounded up to kBlock]: the logarithm of a row's sum, in units of its logits
+  float* lse = nullptr;      // [B H][N rounded up to kBlock]: the logarithm of a row's sum, in units of its logits
   char* prepared = nullptr;  // what the heads are prepared to, `head_bytes` each
   int64_t head_bytes = 0;
   float* dq_sums = nullptr;  // [B H][chunks][dq_size]: what an item's keys give to dQ, transposed
@@ -26,9 +26,7 @@ struct FlashProblem {
 
 static constexpr int64_t query_blocks(const FlashProblem& p) { return (p.queries + kBlock - 1) / kBlock; }
 static constexpr int64_t key_blocks(const FlashProblem& p) { return (p.keys + kBlock - 1) / kBlock; }
-static constexpr int64_t dq_size(const FlashProblem& p) {
-  return query_blocks(p) * round_up(p.width, 16) * kBlock;
-}
+static constexpr int64_t dq_size(const FlashProblem& p) { return query_blocks(p) * round_up(p.width, 16) * kBlock; }
 
 struct FlashKernel {
   const char* name;
