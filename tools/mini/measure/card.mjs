@@ -94,7 +94,7 @@ const SECTIONS = {
           .filter(([group]) => obeyed.groups[group])
           .map(([group, title]) => [title, hits(obeyed.groups[group])]),
       ) +
-      '\n\nBy field, and how often the classifier itself is right on drawn pictures:\n\n' +
+      '\n\nBy field, and how often the classifier itself is right on drawn pictures of the usual framing:\n\n' +
       table(
         ['field', 'pictures that show it', 'classifier'],
         Object.entries(obeyed.fields).map(([field, found]) => [field, hits(found), percent(obeyed.classifier[field])]),

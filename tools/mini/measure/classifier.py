@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from backbone import Backbone, Samples, arguments, export, roughen, train
 from labels import FIELDS, NAMES, SIZES, UNKNOWN, load_labels
+from pictures import load_records
 
 # The second person of a pair is not asked for: the first is the left one only by the order of drawing.
 ASKED = [i for i, name in enumerate(NAMES) if not name.startswith('second.')]
@@ -119,6 +120,13 @@ def main() -> None:
         pairs = rows[:, 0] == 1
         person = torch.tensor([NAMES[i].startswith('first.') for i in ASKED])
         rows[pairs[:, None] & person[None]] = UNKNOWN
+    # What a prompt gives that says nothing of it: colours, the usual framing, the style that the model knows.
+    prompted = torch.tensor(
+        [
+            r['style'] == 'picture' and r['framing'] in ('usual', 'close') and not any('drawing' in p for p in r['people'])
+            for r in load_records(a.check)
+        ]
+    )
     net = Classifier()
 
     def loss_of(_):
@@ -131,9 +139,11 @@ def main() -> None:
         count = min(len(checks), 2000)
         answers = torch.cat([net(checks.pixels(range(i, min(i + 100, count)))) for i in range(0, count, 100)]).split(sizes, 1)
         figures = {}
-        for i, x, t in zip(ASKED, answers, right[:count].T):
-            known = t != UNKNOWN
-            figures[NAMES[i]] = (x.argmax(1) == t)[known].float().mean().item()
+        for start, among in (('', torch.ones(count, dtype=torch.bool)), ('asPrompted.', prompted[:count])):
+            for i, x, t in zip(ASKED, answers, right[:count].T):
+                known = (t != UNKNOWN) & among
+                if known.any():
+                    figures[start + NAMES[i]] = (x.argmax(1) == t)[known].float().mean().item()
         return figures
 
     train('classifier', a, net, loss_of, check)

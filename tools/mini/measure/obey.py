@@ -38,7 +38,7 @@ def main() -> None:
             'guidance': a.guidance,
             'groups': {name: share(hits) for name, hits in groups.items()},
             'fields': {name: share(hits) for name, hits in fields.items()},
-            'classifier': {f: judge.card['figures'][f] for f in fields},
+            'classifier': {f: judge.card['figures'][f'asPrompted.{f}'] for f in fields},
         },
     )
 
