@@ -1,0 +1,103 @@
+/** The names of LoRA files, on every weight of the architectures that people have. */
+import { readFileSync } from 'node:fs'
+import { gunzipSync } from 'node:zlib'
+import { describe, expect, test } from 'vitest'
+import { Checkpoint, textEncoderOf, textPlaces, unetOf, vaeOf } from '../../lib/model/checkpoint.ts'
+import { expectedTensors } from '../../lib/model/expected.ts'
+import { LoraTargets, otherKind, splitName } from '../../lib/model/lora_names.ts'
+import type { ModelSpec } from '../../lib/native.ts'
+
+/** LDM's name -> shape and the names of what it becomes. */
+const goldens = JSON.parse(
+  gunzipSync(readFileSync(new URL('goldens/single_files.json.gz', import.meta.url))).toString(),
+) as Record<string, Record<string, [shape: number[], becomes: string[]]>>
+
+function specOf(name: string): ModelSpec {
+  const tensors = Object.entries(goldens[name]!).map(([key, [shape]]) => ({
+    name: key,
+    dtype: 'F16',
+    shape,
+    begin: 0,
+    end: 0,
+  }))
+  const file = new Checkpoint(name, tensors)
+  const places = textPlaces(file)
+  const textEncoders = places.map((place) => textEncoderOf(file, place, places.length === 2))
+  return { textEncoders, unet: unetOf(file, textEncoders), vae: vaeOf(file) } as ModelSpec
+}
+
+describe.each(['v1-5', 'v2-1', 'sd_xl_base'])('%s', (name) => {
+  const spec = specOf(name)
+  const shapes = expectedTensors(spec)
+  const targets = new LoraTargets(spec, shapes)
+  const weights = [...shapes].filter(([key, shape]) => shape.length >= 2 && key.endsWith('.weight')).map(([key]) => key)
+  const unet = weights.filter((key) => key.startsWith('unet.'))
+  const text = weights.filter((key) => key.startsWith('text_encoder.'))
+  const module = (key: string): string => key.replace(/\.weight$/, '')
+
+  test("kohya's names with diffusers' blocks, and with Stable Diffusion's own", () => {
+    for (const key of unet) {
+      const flat = `lora_unet_${module(key).slice('unet.'.length).replaceAll('.', '_')}`
+      expect([flat, targets.find(flat)]).toEqual([flat, key])
+    }
+    let older = 0
+    for (const [ldm, [shape, becomes]] of Object.entries(goldens[name]!)) {
+      if (!ldm.startsWith('model.diffusion_model.') || shape.length < 2) continue
+      const flat = `lora_unet_${module(ldm).slice('model.diffusion_model.'.length).replaceAll('.', '_')}`
+      expect([flat, targets.find(flat)]).toEqual([flat, becomes[0]])
+      older++
+    }
+    expect(older).toBe(unet.length)
+  })
+
+  test("kohya's names of text encoders", () => {
+    for (const key of text) {
+      const [, index, rest] = /^text_encoder\.(\d)\.(.+)$/.exec(module(key))!
+      const prefixes = index === '0' ? ['lora_te_', 'lora_te1_'] : ['lora_te2_']
+      for (const prefix of prefixes) {
+        expect(targets.find(`${prefix}text_model_${rest!.replaceAll('.', '_')}`)).toBe(key)
+      }
+    }
+  })
+
+  test("PEFT's and diffusers' names", () => {
+    for (const key of [...unet, ...text]) {
+      const theirs = module(key)
+        .replace(/^text_encoder\.0\./, 'text_encoder.text_model.')
+        .replace(/^text_encoder\.1\./, 'text_encoder_2.text_model.')
+      expect([theirs, targets.find(theirs)]).toEqual([theirs, key])
+    }
+  })
+
+  test('what is not there is not found', () => {
+    for (const nowhere of ['vae.decoder.conv_in', 'lora_unet_', 'unet.', 'text_encoder_3.x', 'unet.__proto__']) {
+      expect(targets.find(nowhere)).toBeUndefined()
+    }
+  })
+})
+
+test.each([
+  ['lora_unet_conv_in.lora_down.weight', 'lora_unet_conv_in', 'down'],
+  ['lora_unet_conv_in.lora_mid.weight', 'lora_unet_conv_in', 'middle'],
+  ['lora_te1_a.alpha', 'lora_te1_a', 'alpha'],
+  ['unet.a.to_q.lora_A.weight', 'unet.a.to_q', 'down'],
+  ['base_model.model.a.to_q.lora_B.default.weight', 'base_model.model.a.to_q', 'up'],
+  ['unet.a.processor.to_q_lora.up.weight', 'unet.a.processor.to_q_lora', 'up'],
+  ['unet.a.processor.to_q_lora.alpha', 'unet.a.processor.to_q_lora', 'alpha'],
+  ['text_encoder.a.q_proj.lora_linear_layer.down.weight', 'text_encoder.a.q_proj', 'down'],
+])('%s', (name, module, role) => {
+  expect(splitName(name)).toEqual({ module, role })
+  expect(otherKind(name)).toBeUndefined()
+})
+
+test.each([
+  ['a.dora_scale', 'DoRA'],
+  ['unet.a.lora_magnitude_vector', 'DoRA'],
+  ['a.hada_w2_b', 'LoHa'],
+  ['a.lokr_t2', 'LoKr'],
+  ['a.oft_blocks', 'OFT'],
+  ['a.on_input', 'IA3'],
+  ['a.diff', 'a difference of whole weights'],
+])('%s is %s', (name, kind) => {
+  expect(otherKind(name)).toBe(kind)
+})
