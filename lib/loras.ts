@@ -27,7 +27,7 @@ export function load(
 /** What can be known of LoRA before the weights are read. */
 export async function prepareLoras(session: Session, files: readonly LoraFile[]): Promise<Loras> {
   const { readLoras } = await import('./model/lora.ts')
-  return await readLoras(session.model.spec, files)
+  return await readLoras(session.model, files)
 }
 
 /**

@@ -277,7 +277,7 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
     onProgress: report,
   })
   both.throwIfAborted()
-  const loras = await (await import('./model/lora.ts')).readLoras(model.spec, options.loras)
+  const loras = await (await import('./model/lora.ts')).readLoras(model, options.loras)
   both.throwIfAborted()
   const libtorch = engineOverride() ? undefined : await parts.findLibtorch()
   signal.throwIfAborted()

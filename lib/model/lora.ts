@@ -38,6 +38,12 @@ export interface LoraInfo {
   readonly weights: number
 }
 
+/** What must be known of a model to place LoRA in it: `tensors` are those that the engine reads. */
+export interface LoraBase {
+  spec: ModelSpec
+  tensors: readonly TensorEntry[]
+}
+
 type Group = Partial<Record<Role, HeaderTensor>>
 
 /** Names that are listed in a message; more would not be read. */
@@ -48,15 +54,16 @@ const LISTED = 12
  *
  * @throws SwapError `SWAP_LORA_…`, `SWAP_TENSOR_…`, `SWAP_FILE_…`
  */
-export async function readLoras(spec: ModelSpec, files: readonly LoraFile[]): Promise<Loras> {
+export async function readLoras(model: LoraBase, files: readonly LoraFile[]): Promise<Loras> {
   if (files.length === 0) return NO_LORAS
   const loras: Loras = { tensors: [], deltas: [], files: [], hash: '' }
   const hash = createHash('sha256')
-  const shapes = expectedTensors(spec)
-  const targets = new LoraTargets(spec, shapes)
+  const shapes = expectedTensors(model.spec)
+  const targets = new LoraTargets(model.spec, shapes)
+  const base = { spec: model.spec, read: new Set(model.tensors.map(({ name }) => name)) }
   for (const [index, lora] of files.entries()) {
     const before = loras.deltas.length
-    await readLora(index, lora, spec, shapes, targets, loras)
+    await readLora(index, lora, base, shapes, targets, loras)
     loras.files.push({ file: resolve(lora.file), scale: lora.scale, weights: loras.deltas.length - before })
     for await (const bytes of createReadStream(lora.file)) hash.update(bytes as Buffer)
     hash.update(`:${lora.scale};`)
@@ -67,7 +74,7 @@ export async function readLoras(spec: ModelSpec, files: readonly LoraFile[]): Pr
 async function readLora(
   index: number,
   lora: LoraFile,
-  spec: ModelSpec,
+  { spec, read }: { spec: ModelSpec; read: ReadonlySet<string> },
   shapes: ReadonlyMap<string, Shape>,
   targets: LoraTargets,
   { tensors, deltas }: Loras,
@@ -90,6 +97,8 @@ async function readLora(
     if (!down || !up) throw incomplete(file, module, down ? 'up' : 'down')
     const rank = checkShapes(file, module, shapes.get(target)!, down, up, middle)
     const own = alpha ? await readNumber(file, alpha) : undefined
+    // XL's first text encoder has a last layer that nothing reads, and LoRA have factors for it.
+    if (!read.has(target)) continue
     const entry = (role: string, { dtype, shape, begin, end }: HeaderTensor): string => {
       const name = `lora.${index}.${target}.${role}`
       tensors.push({ name, dtype: floating(dtype, file, module), shape: [...shape], file, begin, end })

@@ -1,11 +1,16 @@
 /** The names of LoRA files, on every weight of the architectures that people have. */
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { Checkpoint, textEncoderOf, textPlaces, unetOf, vaeOf } from '../../lib/model/checkpoint.ts'
 import { expectedTensors } from '../../lib/model/expected.ts'
+import { readModel } from '../../lib/model/index.ts'
+import { readLoras } from '../../lib/model/lora.ts'
 import { LoraTargets, otherKind, splitName } from '../../lib/model/lora_names.ts'
 import type { ModelSpec } from '../../lib/native.ts'
+import { loraParts, pack } from '../limits/adapters.ts'
 
 /** LDM's name -> shape and the names of what it becomes. */
 const goldens = JSON.parse(
@@ -74,6 +79,19 @@ describe.each(['v1-5', 'v2-1', 'sd_xl_base'])('%s', (name) => {
       expect(targets.find(nowhere)).toBeUndefined()
     }
   })
+})
+
+test('a weight that the engine does not read needs no factors', async () => {
+  const model = await readModel('mini')
+  const file = join(mkdtempSync(join(tmpdir(), 'swap-lora-')), 'a.safetensors')
+  writeFileSync(file, pack(loraParts()))
+  const all = await readLoras(model, [{ file, scale: 1 }])
+  const unread = 'text_encoder.0.encoder.layers.0.mlp.fc1.weight'
+  const some = { ...model, tensors: model.tensors.filter(({ name }) => name !== unread) }
+  const fewer = await readLoras(some, [{ file, scale: 1 }])
+  expect(all.deltas.filter(({ target }) => target !== unread)).toEqual(fewer.deltas)
+  expect(all.deltas.length - fewer.deltas.length).toBe(1)
+  rmSync(dirname(file), { recursive: true })
 })
 
 test.each([

@@ -170,7 +170,7 @@ export class Opened {
     options: SingleFileOptions & { loras?: LoraFile[] } = {},
   ): Promise<Opened> {
     const model = await readModel(folder, options)
-    const loras = await readLoras(model.spec, options.loras ?? [])
+    const loras = await readLoras(model, options.loras ?? [])
     const { libraries } = await findLibtorch()
     const engine = loadAddon().createEngine({ libraries, engine: enginePath(addonFolder(), 'cpu') })
     const request = { spec: model.spec, tensors: model.tensors, device: 'cpu', dtype, threads: 1 } as const
