@@ -46,7 +46,8 @@ def main() -> None:
         raise SystemExit(f'{len(pictures)} pictures: at least {2 * a.count} are needed for two sets')
     judge = Judge(a.nets, a.threads)
     drawn, others = (judge.features(np.asarray(pictures[i : i + a.count])) for i in (0, a.count))
-    mean, deviation = others.mean(0), others.std(0) + 1e-6
+    # Features that hardly ever answer would weigh most if they were blown up to spread 1.
+    mean, deviation = others.mean(0), np.maximum(others.std(0), 0.2 * others.std(0).mean())
     made = judge.features(Model(a.model).draw([r['caption'] for r in records[: a.count]], a))
     drawn, others, made = ((f - mean) / deviation for f in (drawn, others, made))
     size = max(2, a.count // 2)
