@@ -12,6 +12,7 @@
 #include "evaluate.h"
 #include "models/diffusion_model.h"
 #include "personalize/trainer.h"
+#include "runtime/memory.h"
 #include "sample/sampler.h"
 
 namespace swap {
@@ -76,6 +77,8 @@ class TorchEngine final : public Engine {
  public:
   Status load(const LoadRequest& request, const Hooks& hooks, EngineInfo& info) noexcept override {
     return guard([&] {
+      const ReleaseAtEnd release;
+      keep_large_blocks();
       model_.reset();
       const auto check = [](bool ok, const char* what) {
         if (!ok) throw Error("SWAP_ENGINE_ARGUMENT", std::string("spec: ") + what);
@@ -123,15 +126,24 @@ class TorchEngine final : public Engine {
   }
 
   Status learn(const LearnRequest& request, const Hooks& hooks, LearnResult& result) noexcept override {
-    return guard([&] { swap::learn(model(), request, hooks, result); });
+    return guard([&] {
+      const ReleaseAtEnd release;
+      swap::learn(model(), request, hooks, result);
+    });
   }
 
   Status generate(const GenerateRequest& request, const Hooks& hooks, GenerateResult& result) noexcept override {
-    return guard([&] { swap::generate(model(), request, hooks, result); });
+    return guard([&] {
+      const ReleaseAtEnd release;
+      swap::generate(model(), request, hooks, result);
+    });
   }
 
   Status evaluate(const EvaluateRequest& request, const Hooks& hooks, EvaluateResult& result) noexcept override {
-    return guard([&] { swap::evaluate(model(), request, hooks, result); });
+    return guard([&] {
+      const ReleaseAtEnd release;
+      swap::evaluate(model(), request, hooks, result);
+    });
   }
 
  private:
@@ -140,6 +152,7 @@ class TorchEngine final : public Engine {
     return *model_;
   }
 
+  ReleaseAtEnd release_;  // after the model, which is declared below and so goes first
   ThreadLease threads_;
   std::optional<DiffusionModel> model_;
 };

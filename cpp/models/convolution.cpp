@@ -1,11 +1,12 @@
 #include "models/convolution.h"
 
-#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <vector>
+
+#include "attention/cpu/parallel.h"
 
 namespace swap {
 namespace {
@@ -39,9 +40,9 @@ at::Tensor neighbourhoods(const at::Tensor& x) {
 // The way back: what every neighbourhood says of a pixel is added up, in fp32. [B h w, 9 C] -> [B, C, h, w]
 template <typename T>
 void add_up(const T* parts, T* out, int64_t B, int64_t C, int64_t h, int64_t w) {
-  at::parallel_for(0, B * h * w, 1, [&](int64_t begin, int64_t end) {
+  cpu::run_parallel(B * h, [&](int64_t line, int64_t) {
     std::vector<float> sum(C);
-    for (int64_t pixel = begin; pixel < end; ++pixel) {
+    for (int64_t pixel = line * w; pixel < (line + 1) * w; ++pixel) {
       const int64_t column = pixel % w, row = pixel / w % h;
       std::fill(sum.begin(), sum.end(), 0.0f);
       for (int64_t tap = 0; tap < 9; ++tap) {

@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 
 #include "models/convolution.h"
+#include "models/norm.h"
 #include "weights/store.h"
 
 namespace swap {
@@ -42,7 +43,9 @@ struct GroupNorm {
   GroupNorm(const Scope& scope, int64_t channels, int64_t groups, double eps)
       : weight(scope.read("weight", {channels})), bias(scope.read("bias", {channels})), groups(groups), eps(eps) {}
 
-  at::Tensor operator()(const at::Tensor& x) const { return at::group_norm(x, groups, weight, bias, eps); }
+  at::Tensor operator()(const at::Tensor& x) const { return group_norm(x, groups, weight, bias, eps, false); }
+  // With SiLU behind it.
+  at::Tensor activated(const at::Tensor& x) const { return group_norm(x, groups, weight, bias, eps, true); }
 };
 
 struct LayerNorm {
@@ -55,6 +58,11 @@ struct LayerNorm {
 
   at::Tensor operator()(const at::Tensor& x) const { return at::layer_norm(x, {weight.size(0)}, weight, bias, eps); }
 };
+
+// a + b, in the memory of `a`, which nobody else may have, where no gradient is wanted
+inline at::Tensor sum_into(at::Tensor a, const at::Tensor& b) {
+  return c10::GradMode::is_enabled() ? a + b : a.add_(b);
+}
 
 // [B, N, heads * d] -> [B, heads, N, d]
 inline at::Tensor split_heads(const at::Tensor& x, int64_t heads) {

@@ -22,10 +22,10 @@ struct ResnetBlock {
 
   // x [B, in, h, w], time_embedding [B, time width] after SiLU, or undefined
   at::Tensor operator()(const at::Tensor& x, const at::Tensor& time_embedding = {}) const {
-    auto h = conv1(at::silu(norm1(x)));
-    if (time.weight.defined()) h = h + time(time_embedding).unsqueeze(-1).unsqueeze(-1);
-    h = conv2(at::silu(norm2(h)));
-    return (shortcut.weight.defined() ? shortcut(x) : x) + h;
+    auto h = conv1(norm1.activated(x));
+    if (time.weight.defined()) h = sum_into(h, time(time_embedding).unsqueeze(-1).unsqueeze(-1));
+    h = conv2(norm2.activated(h));
+    return sum_into(h, shortcut.weight.defined() ? shortcut(x) : x);
   }
 };
 

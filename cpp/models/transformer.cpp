@@ -49,9 +49,9 @@ at::Tensor SpatialTransformer::operator()(const at::Tensor& x, AttentionContext&
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const auto& block = blocks_[i];
     h = context.cancel.at(h);
-    h = h + self_attention(block.self, block.norm1(h));
-    h = h + cross_attention(block.cross, block.norm2(h), context, first_layer_ + static_cast<int64_t>(i));
-    h = h + block.out(gated_linear(block.norm3(h), block.gate.weight, block.gate.bias));
+    h = sum_into(self_attention(block.self, block.norm1(h)), h);
+    h = sum_into(cross_attention(block.cross, block.norm2(h), context, first_layer_ + static_cast<int64_t>(i)), h);
+    h = sum_into(block.out(gated_linear(block.norm3(h), block.gate.weight, block.gate.bias)), h);
   }
   if (linear_) h = linear_out_(h);
   h = h.view({x.size(0), x.size(2), x.size(3), x.size(1)}).permute({0, 3, 1, 2});

@@ -81,7 +81,7 @@ at::Tensor UNet::operator()(const at::Tensor& latents, const at::Tensor& timeste
     }
   }
   context.cancel.check();
-  return conv_out_(at::silu(norm_out_(x))).to(at::kFloat);
+  return conv_out_(norm_out_.activated(x)).to(at::kFloat);
 }
 
 ReferenceKeys UNet::cross_keys(const at::Tensor& states, const std::vector<int64_t>& levels) const {

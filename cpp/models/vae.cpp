@@ -88,7 +88,7 @@ std::pair<at::Tensor, at::Tensor> Vae::encode(const at::Tensor& image, const Can
     if (level.resample.weight.defined()) x = level.resample(at::constant_pad_nd(x, {0, 1, 0, 1}));
   }
   x = (*encoder_.middle)(x, cancel);
-  x = encoder_.conv_out(at::silu(encoder_.norm_out(x)));
+  x = encoder_.conv_out(encoder_.norm_out.activated(x));
   if (quant_.weight.defined()) x = quant_(x);
   const auto moments = x.to(at::kFloat).chunk(2, 1);
   return {moments[0].contiguous(), at::exp(0.5 * at::clamp(moments[1], -30.0, 20.0)).contiguous()};
@@ -108,7 +108,7 @@ at::Tensor Vae::decode(const at::Tensor& latents, const Cancel& cancel) const {
     }
   }
   cancel.check();
-  return decoder_.conv_out(at::silu(decoder_.norm_out(x))).to(at::kFloat);
+  return decoder_.conv_out(decoder_.norm_out.activated(x)).to(at::kFloat);
 }
 
 }  // namespace swap

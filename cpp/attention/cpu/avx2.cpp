@@ -12,6 +12,7 @@
 
 #include "attention/cpu/attention.h"
 #include "attention/cpu/flash.h"
+#include "attention/cpu/norm.h"
 
 namespace swap::cpu {
 namespace {
@@ -52,6 +53,8 @@ struct Avx2 {
   static V mul(V a, V b) { return _mm256_mul_ps(a, b); }
   static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
   static V max(V a, V b) { return _mm256_max_ps(a, b); }
+  static V min(V a, V b) { return _mm256_min_ps(b, a); }  // NaN in a stays: it is the second operand
+  static V div(V a, V b) { return _mm256_div_ps(a, b); }
   static float horizontal_max(V x) {
     __m128 a = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     a = _mm_max_ps(a, _mm_movehl_ps(a, a));
@@ -124,6 +127,9 @@ constinit const Kernel kAvx2Float = make_kernel<float, Avx2>("avx2", false);
 constinit const Kernel kAvx2BFloat16 = make_kernel<BFloat16, Avx2>("avx2", true);
 constinit const FlashKernel kFlashAvx2Float = make_flash_kernel<float, Avx2>("avx2", false, 128);
 constinit const FlashKernel kFlashAvx2BFloat16 = make_flash_kernel<BFloat16, Avx2>("avx2", true, 128);
+
+constinit const NormKernel kNormAvx2Float = make_norm_kernel<float, Avx2>(false);
+constinit const NormKernel kNormAvx2BFloat16 = make_norm_kernel<BFloat16, Avx2>(true);
 
 }  // namespace swap::cpu
 

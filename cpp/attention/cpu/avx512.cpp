@@ -16,6 +16,7 @@
 #include "attention/cpu/attention.h"
 #include "attention/cpu/avx512_math.h"
 #include "attention/cpu/flash.h"
+#include "attention/cpu/norm.h"
 
 namespace swap::cpu {
 namespace {
@@ -73,6 +74,9 @@ constinit const Kernel kAvx512Float = make_kernel<float, Avx512>("avx512", false
 constinit const Kernel kAvx512BFloat16 = make_kernel<BFloat16, Avx512>("avx512", true);
 constinit const FlashKernel kFlashAvx512Float = make_flash_kernel<float, Avx512>("avx512", false, 128);
 constinit const FlashKernel kFlashAvx512BFloat16 = make_flash_kernel<BFloat16, Avx512>("avx512", true, 128);
+
+constinit const NormKernel kNormAvx512Float = make_norm_kernel<float, Avx512>(false);
+constinit const NormKernel kNormAvx512BFloat16 = make_norm_kernel<BFloat16, Avx512>(true);
 
 }  // namespace swap::cpu
 

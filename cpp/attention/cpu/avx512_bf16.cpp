@@ -15,6 +15,7 @@
 
 #include "attention/cpu/attention.h"
 #include "attention/cpu/flash.h"
+#include "attention/cpu/norm.h"
 #include "attention/cpu/pairs.h"
 
 namespace swap::cpu {
@@ -53,6 +54,8 @@ struct Avx512BFloat16 : BFloat16Pairs {
 constinit const Kernel kAvx512PairsBFloat16 = make_kernel<BFloat16, Avx512BFloat16>("avx512-bf16", true);
 constinit const FlashKernel kFlashAvx512PairsBFloat16 =
     make_flash_kernel<BFloat16, Avx512BFloat16>("avx512-bf16", true, 256);
+
+constinit const NormKernel kNormAvx512PairsBFloat16 = make_norm_kernel<BFloat16, Avx512BFloat16>(true);
 
 }  // namespace swap::cpu
 

@@ -30,6 +30,8 @@ struct Avx512Math {
   static V mul(V a, V b) { return _mm512_mul_ps(a, b); }
   static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
   static V max(V a, V b) { return _mm512_max_ps(a, b); }
+  static V min(V a, V b) { return _mm512_min_ps(b, a); }  // NaN in a stays: it is the second operand
+  static V div(V a, V b) { return _mm512_div_ps(a, b); }
   static float horizontal_max(V x) { return _mm512_reduce_max_ps(x); }
   static float horizontal_sum(V x) { return _mm512_reduce_add_ps(x); }
 

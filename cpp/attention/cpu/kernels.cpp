@@ -37,10 +37,12 @@ bool has_amx() {
 struct Found {
   std::vector<const Kernel*> split;
   std::vector<const FlashKernel*> flash;
+  std::vector<const NormKernel*> norm;
   void add(const Kernel& kernel, const FlashKernel& flash_kernel) {
     split.push_back(&kernel);
     flash.push_back(&flash_kernel);
   }
+  void add(const NormKernel& kernel) { norm.push_back(&kernel); }
 };
 
 Found find(bool bfloat16) {
@@ -57,6 +59,14 @@ Found find(bool bfloat16) {
   if (bfloat16) found.add(kPortableBFloat16, kFlashPortableBFloat16);
   if (!bfloat16) found.add(kPortableFloat, kFlashPortableFloat);
 #endif
+#ifdef SWAP_ATTENTION_X86
+  if (bfloat16 && has_avx512_bf16()) found.add(kNormAvx512PairsBFloat16);
+  if (has_avx512()) found.add(bfloat16 ? kNormAvx512BFloat16 : kNormAvx512Float);
+  if (has_avx2()) found.add(bfloat16 ? kNormAvx2BFloat16 : kNormAvx2Float);
+#endif
+#ifdef __GNUC__
+  found.add(bfloat16 ? kNormPortableBFloat16 : kNormPortableFloat);
+#endif
   return found;
 }
 
@@ -69,5 +79,6 @@ const Found& found(bool bfloat16) {
 
 const std::vector<const Kernel*>& kernels(bool bfloat16) { return found(bfloat16).split; }
 const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16) { return found(bfloat16).flash; }
+const std::vector<const NormKernel*>& norm_kernels(bool bfloat16) { return found(bfloat16).norm; }
 
 }  // namespace swap::cpu

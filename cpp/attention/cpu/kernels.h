@@ -1,10 +1,11 @@
-// The CPU kernels of split cross-attention and of self-attention, and which of them this processor has.
+// The CPU kernels of split cross-attention, self-attention and normalisation, and which of them this processor has.
 #pragma once
 
 #include <vector>
 
 #include "attention/cpu/flash_kernel.h"
 #include "attention/cpu/kernel.h"
+#include "attention/cpu/norm_kernel.h"
 
 // One file for each instruction set, compiled for it by a pragma that only GCC knows.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -25,8 +26,14 @@ extern const FlashKernel kFlashAvx512Float, kFlashAvx512BFloat16;
 extern const FlashKernel kFlashAvx512PairsBFloat16;
 extern const FlashKernel kFlashAmxBFloat16;
 
+extern const NormKernel kNormPortableFloat, kNormPortableBFloat16;
+extern const NormKernel kNormAvx2Float, kNormAvx2BFloat16;
+extern const NormKernel kNormAvx512Float, kNormAvx512BFloat16;
+extern const NormKernel kNormAvx512PairsBFloat16;
+
 // Those that run on this processor, the fastest first.
 const std::vector<const Kernel*>& kernels(bool bfloat16);
 const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16);
+const std::vector<const NormKernel*>& norm_kernels(bool bfloat16);
 
 }  // namespace swap::cpu

@@ -5,6 +5,7 @@
 
 #include "attention/cpu/attention.h"
 #include "attention/cpu/flash.h"
+#include "attention/cpu/norm.h"
 
 namespace swap::cpu {
 namespace {
@@ -63,6 +64,8 @@ struct Portable {
   static V mul(V a, V b) { return a * b; }
   static V fma(V a, V b, V c) { return a * b + c; }
   static V max(V a, V b) { return a > b ? a : b; }
+  static V min(V a, V b) { return a > b ? b : a; }
+  static V div(V a, V b) { return a / b; }
   static float horizontal_max(V x) {
     const float a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
     return a > b ? a : b;
@@ -117,6 +120,9 @@ constinit const Kernel kPortableFloat = make_kernel<float, Portable>("portable",
 constinit const Kernel kPortableBFloat16 = make_kernel<BFloat16, Portable>("portable", true);
 constinit const FlashKernel kFlashPortableFloat = make_flash_kernel<float, Portable>("portable", false, 0);
 constinit const FlashKernel kFlashPortableBFloat16 = make_flash_kernel<BFloat16, Portable>("portable", true, 0);
+
+constinit const NormKernel kNormPortableFloat = make_norm_kernel<float, Portable>(false);
+constinit const NormKernel kNormPortableBFloat16 = make_norm_kernel<BFloat16, Portable>(true);
 
 }  // namespace swap::cpu
 

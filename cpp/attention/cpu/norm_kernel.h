@@ -1,0 +1,33 @@
+// What a CPU kernel of group normalisation is given: pixels of channels, channels-last, with SiLU behind it or not.
+#pragma once
+
+#include "attention/cpu/kernel.h"
+
+namespace swap::cpu {
+
+// y = f(a x + b) with a and b for each sample and channel, f SiLU or the identity. Both passes over the pixels are cut
+// into items: runs of pixels of one sample. Sums are taken by item and added in their order.
+struct NormProblem {
+  int64_t batch = 0, pixels = 0, channels = 0;  // channels: a multiple of 16
+  int64_t chunks = 1, chunk_pixels = 0;         // items of one sample; pixels of an item
+  bool silu = false;
+  const void* x = nullptr;       // [B, pixels, C]
+  const void* dy = nullptr;      // the same
+  void* out = nullptr;           // y, or dx
+  float* sums = nullptr;         // [items][2][C]
+  const float* pivot = nullptr;  // [B][C]: what the squares of the forward sums are measured from
+  const float* scale = nullptr;  // [B][C]: a
+  const float* shift = nullptr;  // [B][C]: b
+  // dx = gain dz + slope x + offset, [B][C] each
+  const float *gain = nullptr, *slope = nullptr, *offset = nullptr;
+};
+
+struct NormKernel {
+  bool bfloat16;
+  void (*sums)(const NormProblem&, int64_t item);           // of x - pivot and its square
+  void (*apply)(const NormProblem&, int64_t item);          // y
+  void (*gradient_sums)(const NormProblem&, int64_t item);  // of dz and dz x, where z = a x + b
+  void (*gradient)(const NormProblem&, int64_t item);       // dx
+};
+
+}  // namespace swap::cpu

@@ -1,0 +1,202 @@
+#include "models/norm.h"
+
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "attention/cpu/kernels.h"
+#include "attention/cpu/parallel.h"
+
+namespace swap {
+namespace {
+
+using cpu::NormKernel;
+using cpu::NormProblem;
+
+// About so many items of at least so many values.
+constexpr int64_t kItems = 64, kLeastValues = int64_t(1) << 15;
+
+const NormKernel* find_kernel(const at::Tensor& x) {
+  const auto dtype = x.scalar_type();
+  if ((dtype != at::kFloat && dtype != at::kBFloat16) || !x.device().is_cpu() || x.dim() != 4 || x.size(1) % 16 != 0 ||
+      x.numel() == 0 || !x.is_contiguous(at::MemoryFormat::ChannelsLast)) {
+    return nullptr;
+  }
+  const auto& found = cpu::norm_kernels(dtype == at::kBFloat16);
+  return found.empty() ? nullptr : found.front();
+}
+
+NormProblem make_problem(const at::Tensor& x, bool silu) {
+  NormProblem p;
+  p.batch = x.size(0), p.channels = x.size(1), p.pixels = x.size(2) * x.size(3);
+  p.silu = silu;
+  const int64_t most = std::max<int64_t>(1, p.pixels * p.channels / kLeastValues);
+  p.chunks = std::clamp<int64_t>((kItems + p.batch - 1) / p.batch, 1, std::min(most, p.pixels));
+  p.chunk_pixels = (p.pixels + p.chunks - 1) / p.chunks;
+  p.chunks = (p.pixels + p.chunk_pixels - 1) / p.chunk_pixels;
+  p.x = x.const_data_ptr();
+  return p;
+}
+
+void run(const NormProblem& p, void (*pass)(const NormProblem&, int64_t)) {
+  cpu::run_parallel(p.batch * p.chunks, [&](int64_t item, int64_t) { pass(p, item); });
+}
+
+// Sums by item [items][2][C] -> [B][2][C] in fp64, in the items' order.
+std::vector<double> add_up(const NormProblem& p, const std::vector<float>& sums) {
+  const int64_t size = 2 * p.channels;
+  std::vector<double> total(p.batch * size, 0.0);
+  for (int64_t item = 0; item < p.batch * p.chunks; ++item) {
+    double* const to = total.data() + item / p.chunks * size;
+    for (int64_t c = 0; c < size; ++c) to[c] += sums[item * size + c];
+  }
+  return total;
+}
+
+std::vector<float> floats(const at::Tensor& x) {
+  const auto values = x.to(at::kFloat).contiguous();
+  return {values.const_data_ptr<float>(), values.const_data_ptr<float>() + values.numel()};
+}
+
+// [B, groups] of the mean and of 1 / standard deviation, one after the other.
+at::Tensor statistics(const NormKernel& kernel, NormProblem p, const at::Tensor& x, int64_t groups, double eps) {
+  const int64_t C = p.channels, width = C / groups;
+  // Squares are measured from the first pixel, so that a mean far from zero does not swallow them.
+  const auto pivot = floats(x.select(2, 0).select(2, 0));
+  std::vector<float> sums(p.batch * p.chunks * 2 * C);
+  p.pivot = pivot.data(), p.sums = sums.data();
+  run(p, kernel.sums);
+  const auto total = add_up(p, sums);
+  const auto result = at::empty({2, p.batch, groups}, at::kDouble);
+  double* const mean = result.mutable_data_ptr<double>();
+  double* const inverse = mean + p.batch * groups;
+  const double n = static_cast<double>(p.pixels);
+  for (int64_t b = 0; b < p.batch; ++b) {
+    for (int64_t g = 0; g < groups; ++g) {
+      double sum = 0, spread = 0;
+      for (int64_t c = g * width; c < (g + 1) * width; ++c) sum += n * pivot[b * C + c] + total[2 * b * C + c];
+      const double m = sum / (n * static_cast<double>(width));
+      for (int64_t c = g * width; c < (g + 1) * width; ++c) {
+        // Of (x - m)^2 = (d + e)^2 with d measured from the pivot.
+        const double e = pivot[b * C + c] - m;
+        spread += total[(2 * b + 1) * C + c] + 2 * e * total[2 * b * C + c] + n * e * e;
+      }
+      mean[b * groups + g] = m;
+      inverse[b * groups + g] = 1 / std::sqrt(std::max(spread, 0.0) / (n * static_cast<double>(width)) + eps);
+      // A NaN among the values is one here: max(NaN, 0) would not be.
+      if (std::isnan(spread)) inverse[b * groups + g] = spread;
+    }
+  }
+  return result;
+}
+
+// a and b of a x + b, [B][C] each.
+struct Line {
+  std::vector<float> scale, shift;
+
+  Line(const at::Tensor& statistics, const at::Tensor& weight, const at::Tensor& bias) {
+    const auto w = floats(weight), b = floats(bias);
+    const int64_t batch = statistics.size(1), groups = statistics.size(2), C = weight.size(0);
+    const double* const mean = statistics.const_data_ptr<double>();
+    const double* const inverse = mean + batch * groups;
+    for (int64_t i = 0; i < batch * C; ++i) {
+      const int64_t group = i / C * groups + i % C / (C / groups);
+      scale.push_back(static_cast<float>(w[i % C] * inverse[group]));
+      shift.push_back(static_cast<float>(b[i % C] - mean[group] * w[i % C] * inverse[group]));
+    }
+  }
+};
+
+at::Tensor compute_forward(const NormKernel& kernel, const at::Tensor& x, int64_t groups, const at::Tensor& weight,
+                           const at::Tensor& bias, double eps, bool silu, at::Tensor& kept) {
+  auto p = make_problem(x, silu);
+  kept = statistics(kernel, p, x, groups, eps);
+  const Line line(kept, weight, bias);
+  const auto out = at::empty(x.sizes(), x.options(), at::MemoryFormat::ChannelsLast);
+  p.scale = line.scale.data(), p.shift = line.shift.data(), p.out = out.mutable_data_ptr();
+  run(p, kernel.apply);
+  return out;
+}
+
+at::Tensor compute_backward(const NormKernel& kernel, const at::Tensor& x, const at::Tensor& dy, const at::Tensor& kept,
+                            const at::Tensor& weight, const at::Tensor& bias, bool silu) {
+  auto p = make_problem(x, silu);
+  const Line line(kept, weight, bias);
+  const int64_t C = p.channels, groups = kept.size(2), width = C / groups;
+  std::vector<float> sums(p.batch * p.chunks * 2 * C);
+  p.dy = dy.const_data_ptr();
+  p.scale = line.scale.data(), p.shift = line.shift.data(), p.sums = sums.data();
+  run(p, kernel.gradient_sums);
+  const auto total = add_up(p, sums);
+
+  // dx = r (w dz - mean(w dz) - xhat mean(w dz xhat)) with xhat = r (x - m), the means over a group.
+  const auto w = floats(weight);
+  const double* const mean = kept.const_data_ptr<double>();
+  const double* const inverse = mean + p.batch * groups;
+  const double n = static_cast<double>(p.pixels * width);
+  std::vector<float> gain(p.batch * C), slope(p.batch * C), offset(p.batch * C);
+  for (int64_t b = 0; b < p.batch; ++b) {
+    for (int64_t g = 0; g < groups; ++g) {
+      const double m = mean[b * groups + g], r = inverse[b * groups + g];
+      double first = 0, second = 0;
+      for (int64_t c = g * width; c < (g + 1) * width; ++c) {
+        first += w[c] * total[2 * b * C + c];
+        second += w[c] * r * (total[(2 * b + 1) * C + c] - m * total[2 * b * C + c]);
+      }
+      first /= n, second /= n;
+      for (int64_t c = g * width; c < (g + 1) * width; ++c) {
+        gain[b * C + c] = static_cast<float>(r * w[c]);
+        slope[b * C + c] = static_cast<float>(-r * r * second);
+        offset[b * C + c] = static_cast<float>(r * (r * m * second - first));
+      }
+    }
+  }
+  const auto dx = at::empty(x.sizes(), x.options(), at::MemoryFormat::ChannelsLast);
+  p.gain = gain.data(), p.slope = slope.data(), p.offset = offset.data(), p.out = dx.mutable_data_ptr();
+  run(p, kernel.gradient);
+  return dx;
+}
+
+// Keeps its input, which others keep as well, and nothing of its size besides.
+struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, int64_t groups,
+                            const at::Tensor& weight, const at::Tensor& bias, double eps, bool silu,
+                            const NormKernel* kernel) {
+    at::Tensor kept;
+    const auto out = compute_forward(*kernel, x, groups, weight, bias, eps, silu, kept);
+    context->save_for_backward({x, kept, weight, bias});
+    context->saved_data["silu"] = silu;
+    context->saved_data["kernel"] = reinterpret_cast<int64_t>(kernel);
+    return out;
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const auto& kernel = *reinterpret_cast<const NormKernel*>(context->saved_data["kernel"].toInt());
+    const auto dy = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
+    const auto dx =
+        compute_backward(kernel, saved[0], dy, saved[1], saved[2], saved[3], context->saved_data["silu"].toBool());
+    return {dx, {}, {}, {}, {}, {}, {}};
+  }
+};
+
+}  // namespace
+
+at::Tensor group_norm(const at::Tensor& x, int64_t groups, const at::Tensor& weight, const at::Tensor& bias, double eps,
+                      bool silu) {
+  const auto* kernel = find_kernel(x);
+  if (!kernel) {
+    const auto y = at::group_norm(x, groups, weight, bias, eps);
+    return silu ? at::silu(y) : y;
+  }
+  if (c10::GradMode::is_enabled() && x.requires_grad()) {
+    return GroupNormFunction::apply(x, groups, weight, bias, eps, silu, kernel);
+  }
+  at::Tensor kept;
+  return compute_forward(*kernel, x, groups, weight, bias, eps, silu, kept);
+}
+
+}  // namespace swap

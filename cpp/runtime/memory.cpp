@@ -1,0 +1,162 @@
+#include "runtime/memory.h"
+
+#ifdef __linux__
+
+#include <c10/core/Allocator.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <list>
+#include <mutex>
+#include <unordered_map>
+
+namespace swap {
+namespace {
+
+// Smaller tensors stay with LibTorch's own allocator.
+constexpr size_t kLeast = size_t(1) << 20, kPage = 4096, kHugePage = size_t(2) << 20;
+
+struct Block {
+  void* data;
+  size_t size;
+};
+
+void* map_pages(size_t size) {
+  // More than is needed, so that it can begin where a huge page does.
+  const size_t extra = size >= kHugePage ? kHugePage : 0;
+  void* const mapped = mmap(nullptr, size + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  if (extra == 0) return mapped;
+  const auto begin = reinterpret_cast<uintptr_t>(mapped), aligned = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  if (aligned > begin) munmap(mapped, aligned - begin);
+  if (begin + extra > aligned) munmap(reinterpret_cast<void*>(aligned + size), begin + extra - aligned);
+  auto* const data = reinterpret_cast<void*>(aligned);
+  madvise(data, size, MADV_HUGEPAGE);
+  return data;
+}
+
+class BlockAllocator final : public c10::Allocator {
+ public:
+  explicit BlockAllocator(c10::Allocator* other) : other_(other) {}
+
+  c10::DataPtr allocate(size_t n) override {
+    if (n < kLeast) return other_->allocate(n);
+    const size_t size = (n + kPage - 1) / kPage * kPage;
+    void* const data = take(size);
+    return data ? c10::DataPtr(data, data, &give_back, at::Device(at::kCPU)) : other_->allocate(n);
+  }
+
+  // oneDNN's scratch memory comes without an owner, so this must tell ours from the other's.
+  c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
+
+  void copy_data(void* to, const void* from, size_t n) const override { std::memcpy(to, from, n); }
+
+  MemoryUse use() {
+    const std::lock_guard lock(mutex_);
+    return use_;
+  }
+
+  void release() {
+    const std::lock_guard lock(mutex_);
+    shrink(0);
+    use_.peak = use_.live;
+  }
+
+ private:
+  static void give_back(void* data);
+
+  void* take(size_t size) {
+    const std::lock_guard lock(mutex_);
+    auto best = kept_.end();
+    for (auto block = kept_.begin(); block != kept_.end(); ++block) {
+      const bool fits = block->size >= size && block->size <= size + size / 8;
+      if (fits && (best == kept_.end() || block->size < best->size)) best = block;
+    }
+    Block block{nullptr, size};
+    if (best != kept_.end()) {
+      block = *best;
+      use_.kept -= block.size;
+      kept_.erase(best);
+    } else {
+      // Keeping must not cost: what lives and what is kept stay below what has lived at once.
+      const size_t most = std::max(use_.peak, use_.live + size);
+      shrink(most - use_.live - size);
+      block.data = map_pages(size);
+      if (!block.data) {
+        shrink(0);
+        block.data = map_pages(size);
+      }
+      if (!block.data) return nullptr;
+    }
+    use_.live += block.size;
+    use_.peak = std::max(use_.peak, use_.live);
+    live_.emplace(block.data, block.size);
+    return block.data;
+  }
+
+  void keep(void* data) {
+    std::unique_lock lock(mutex_);
+    const auto found = live_.find(data);
+    if (found == live_.end()) {
+      lock.unlock();
+      other_->raw_deleter()(data);
+      return;
+    }
+    const Block block{data, found->second};
+    live_.erase(found);
+    use_.live -= block.size;
+    use_.kept += block.size;
+    kept_.push_front(block);
+  }
+
+  // Lets go of blocks, those that have waited longest first, until `most` bytes are kept.
+  void shrink(size_t most) {
+    while (use_.kept > most) {
+      munmap(kept_.back().data, kept_.back().size);
+      use_.kept -= kept_.back().size;
+      kept_.pop_back();
+    }
+  }
+
+  c10::Allocator* other_;
+  std::mutex mutex_;
+  std::unordered_map<void*, size_t> live_;
+  std::list<Block> kept_;  // the newest first
+  MemoryUse use_;
+};
+
+// Never destroyed: tensors may outlive everything else.
+BlockAllocator* allocator = nullptr;
+
+void BlockAllocator::give_back(void* data) { allocator->keep(data); }
+
+}  // namespace
+
+void keep_large_blocks() {
+  static const bool done = [] {
+    allocator = new BlockAllocator(c10::GetAllocator(at::kCPU));
+    c10::SetAllocator(at::kCPU, allocator, /*priority=*/1);
+    return true;
+  }();
+  (void)done;
+}
+
+void release_kept_blocks() {
+  if (allocator) allocator->release();
+}
+
+MemoryUse memory_use() { return allocator ? allocator->use() : MemoryUse(); }
+
+}  // namespace swap
+
+#else
+
+namespace swap {
+void keep_large_blocks() {}
+void release_kept_blocks() {}
+MemoryUse memory_use() { return {}; }
+}  // namespace swap
+
+#endif

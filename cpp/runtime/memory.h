@@ -1,0 +1,30 @@
+// The memory of large CPU tensors. A step makes the same tensors as the step before, and a tensor of some MB from the
+// system comes as pages that are zeroed one by one when they are first written: that took as long as the arithmetic of
+// many layers. So blocks are kept for the next tensor of their size, and come in huge pages.
+#pragma once
+
+#include <cstddef>
+
+namespace swap {
+
+struct MemoryUse {
+  size_t live = 0;  // bytes of large blocks that tensors have
+  size_t kept = 0;  // bytes that wait for the next tensor
+  size_t peak = 0;  // the most that `live` was since the last release: live + kept never exceed it
+};
+
+// From now on LibTorch's CPU tensors of this process get their memory here. Does nothing the second time, and where the
+// system is not Linux.
+void keep_large_blocks();
+
+// Gives what is kept back to the system.
+void release_kept_blocks();
+
+MemoryUse memory_use();
+
+// Releases what is kept at the end of a job.
+struct ReleaseAtEnd {
+  ~ReleaseAtEnd() { release_kept_blocks(); }
+};
+
+}  // namespace swap

@@ -1,0 +1,100 @@
+// The memory of large tensors: kept for the next one of its size, never more than has lived at once.
+#include "runtime/memory.h"
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include "checks.h"
+
+#ifdef __linux__
+
+namespace {
+
+at::Tensor bytes(int64_t count) { return at::empty({count}, at::kByte); }
+constexpr int64_t kMegabyte = int64_t(1) << 20;
+
+}  // namespace
+
+TEST_CASE("a large tensor's memory is the next one's of about its size") {
+  swap::keep_large_blocks();
+  swap::keep_large_blocks();
+  swap::release_kept_blocks();
+  const auto before = swap::memory_use();
+  auto x = bytes(8 * kMegabyte);
+  const void* const where = x.data_ptr();
+  CHECK(reinterpret_cast<uintptr_t>(where) % 64 == 0);
+  x.fill_(7);
+  CHECK(swap::memory_use().live == before.live + 8 * kMegabyte);
+  x = at::Tensor();
+  CHECK(swap::memory_use().live == before.live);
+  CHECK(swap::memory_use().kept == 8 * kMegabyte);
+  x = bytes(8 * kMegabyte - 5000);
+  CHECK(x.data_ptr() == where);
+  CHECK(swap::memory_use().kept == 0);
+  const auto small = bytes(100);
+  CHECK(swap::memory_use().live == before.live + 8 * kMegabyte);
+  x = at::Tensor();
+  swap::release_kept_blocks();
+  CHECK(swap::memory_use().kept == 0);
+  CHECK(swap::memory_use().peak == swap::memory_use().live);
+}
+
+TEST_CASE("memory without an owner, small and large, goes back to where it came from") {
+  swap::keep_large_blocks();
+  swap::release_kept_blocks();
+  const auto before = swap::memory_use().live;
+  auto* const allocator = c10::GetAllocator(at::kCPU);
+  void *const small = allocator->raw_allocate(1000), *const large = allocator->raw_allocate(3 * kMegabyte);
+  CHECK(swap::memory_use().live == before + 3 * kMegabyte);
+  allocator->raw_deallocate(small);
+  allocator->raw_deallocate(large);
+  CHECK(swap::memory_use().live == before);
+  CHECK(swap::memory_use().kept == 3 * kMegabyte);
+  swap::release_kept_blocks();
+}
+
+TEST_CASE("what is kept never adds to the peak") {
+  swap::keep_large_blocks();
+  swap::release_kept_blocks();
+  const auto before = swap::memory_use().live;
+  { const auto a = bytes(4 * kMegabyte), b = bytes(6 * kMegabyte); }
+  CHECK(swap::memory_use().kept == 10 * kMegabyte);
+  // Neither fits: the one that has waited longest gives way, and then there is room for it.
+  const auto c = bytes(7 * kMegabyte);
+  const auto use = swap::memory_use();
+  CHECK(use.live == before + 7 * kMegabyte);
+  CHECK(use.live + use.kept <= use.peak);
+  CHECK(use.peak == before + 10 * kMegabyte);
+  // Far too large a block is not taken for a small tensor.
+  swap::release_kept_blocks();
+  { const auto large = bytes(64 * kMegabyte); }
+  const auto d = bytes(2 * kMegabyte);
+  CHECK(swap::memory_use().live == before + 9 * kMegabyte);
+  swap::release_kept_blocks();
+}
+
+TEST_CASE("tensors come and go on many threads") {
+  swap::keep_large_blocks();
+  swap::release_kept_blocks();
+  const auto before = swap::memory_use().live;
+  std::vector<std::thread> threads;
+  std::vector<int> sound(4, 0);
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 50; ++i) {
+        const auto x = at::full({(1 + (i + t) % 3) * kMegabyte}, t + 1, at::kByte);
+        sound[t] += (x == t + 1).all().item<bool>();
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  for (const int count : sound) CHECK(count == 50);
+  CHECK(swap::memory_use().live == before);
+  swap::release_kept_blocks();
+  CHECK(swap::memory_use().kept == 0);
+}
+
+#endif
