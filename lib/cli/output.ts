@@ -2,6 +2,7 @@
 
 import { SingleBar } from 'cli-progress'
 import { SwapError } from '../errors.ts'
+import { asTyped } from './flags.ts'
 
 export interface OutputOptions {
   /** One JSON object a line instead of text. */
@@ -74,8 +75,8 @@ export class Output {
   warn(text: string): void {
     if (this.#warned.has(text)) return
     this.#warned.add(text)
-    if (this.json) this.#event({ type: 'warning', message: text })
-    else this.#line(this.#notes, `warning: ${text}`)
+    if (this.json) this.#event({ type: 'warning', message: asTyped(text) })
+    else this.#line(this.#notes, `warning: ${asTyped(text)}`)
   }
 
   /** What the command was asked for. */
@@ -85,7 +86,9 @@ export class Output {
   }
 
   error(error: unknown, extra: Record<string, unknown> = {}): void {
-    const { code, message, hint } = describeError(error)
+    const described = describeError(error)
+    const { code } = described
+    const [message, hint] = [asTyped(described.message), described.hint && asTyped(described.hint)]
     if (this.json) {
       this.#event({ type: 'error', code, message, hint, ...extra })
       return

@@ -5,7 +5,7 @@ import { SwapError } from '../errors.ts'
 import { writeFileAtomic } from '../files.ts'
 import { describeJpeg, describePng, describeWebp, type Parameters, parametersText } from './metadata.ts'
 
-export type ImageFormat = 'png' | 'jpg' | 'webp'
+export type ImageFormat = 'png' | 'jpg' | 'jpeg' | 'webp'
 
 const FORMATS: Record<string, ImageFormat> = { '.png': 'png', '.jpg': 'jpg', '.jpeg': 'jpg', '.webp': 'webp' }
 
@@ -75,6 +75,7 @@ export class GeneratedImage {
       case 'png':
         return describePng(await pipeline.png().toBuffer(), description)
       case 'jpg':
+      case 'jpeg':
         return describeJpeg(await pipeline.jpeg({ quality: 95, chromaSubsampling: '4:4:4' }).toBuffer(), description)
       case 'webp':
         return describeWebp(await pipeline.webp({ quality: 95 }).toBuffer(), width, height, description)

@@ -141,12 +141,20 @@ export function noiseSpec(file: SchedulerFile): NoiseSpec {
   if (trainedBetas.length > 0 && trainedBetas.length !== trainTimesteps) {
     throw keys.invalid('trained_betas', `a list of num_train_timesteps, ${trainTimesteps}`)
   }
+  const predictionType = keys.oneOf('prediction_type', ['epsilon', 'v_prediction', 'sample'])
+  if (file.config.timestep_type === 'continuous' && predictionType === 'v_prediction') {
+    // Its U-Net is asked with the noise itself, from which neither a learning nor the stages of a subject go.
+    const what = `scheduler_config.json (${file.className}): timestep_type "continuous" with v_prediction`
+    throw new SwapError('SWAP_SCHEDULER_UNSUPPORTED', `${what} is not supported`, {
+      hint: 'choose a model that was trained on whole timesteps',
+    })
+  }
   return {
     trainTimesteps,
     ...betas(keys),
     trainedBetas,
     zeroTerminalSnr: keys.boolean('rescale_betas_zero_snr'),
-    predictionType: keys.oneOf('prediction_type', ['epsilon', 'v_prediction', 'sample']),
+    predictionType,
   }
 }
 

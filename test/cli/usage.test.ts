@@ -49,6 +49,11 @@ describe('wrong usage ends with 2 and a sentence that names what is wrong', () =
     [['generate', 'x', '--count', '2', '--out', 'a.png'], '--count 2'],
     [['generate', 'x', '--count', '2', '--out', '-'], '--count 2'],
     [['generate', 'x', '--device', 'tpu'], 'tpu'],
+    [['generate', 'x', '--guidance-scale', '200'], '--guidance-scale must be a number from 0 to 100'],
+    [['generate', 'x', '--width', '5'], '--width must be'],
+    [['learn', photo, '--class', 'person', '--attention-weight', '-1'], '--attention-weight must be'],
+    [['learn', photo, '--class', 'person', '--levels', '0,77'], '--levels'],
+    [['learn', photo, '--class', 'person', '--template', 'x'], '--template must'],
     [['setup', '--from', 'nowhere'], 'nowhere'],
   ])('%j', async (args, part) => {
     // The same for people and for programs.

@@ -113,6 +113,10 @@ describe('a generated picture', () => {
     expect((await sharp(jpeg, { failOn: 'warning' }).metadata()).format).toBe('jpeg')
   })
 
+  it('is a JPEG by either name', async () => {
+    expect((await make().toBuffer('jpeg')).equals(await make().toBuffer('jpg'))).toBe(true)
+  })
+
   it('is no other format', async () => {
     await expect(make().toBuffer('bmp' as ImageFormat)).rejects.toMatchObject({ code: 'SWAP_IMAGE_FORMAT' })
   })

@@ -101,7 +101,21 @@ test('Karras by name goes before the sigmas of the file', () => {
   expect(spec(config, 'dpm++2m-karras').sigmas).toBe('karras')
 })
 
-test('another class than the six needs a name', () => {
+test('a model that is asked with the noise itself is refused, whatever the scheduler', () => {
+  const config = { _class_name: 'EulerDiscreteScheduler', timestep_type: 'continuous', prediction_type: 'v_prediction' }
+  expect(failure(() => noiseSpec(file(config))).code).toBe('SWAP_SCHEDULER_UNSUPPORTED')
+  expect(spec({ ...config, prediction_type: 'epsilon' }).timestepType).toBe('continuous')
+})
+
+test('an LCM takes its steps from the schedule of its file', () => {
+  const config = { _class_name: 'LCMScheduler', original_inference_steps: 40, timestep_scaling: 8 }
+  expect(spec(config)).toMatchObject({ kind: 'lcm', originalSteps: 40, timestepScaling: 8 })
+  expect(spec(config).noise).toMatchObject({ betaStart: 0.00085, betaSchedule: 'scaled_linear' })
+  expect(spec({ _class_name: 'DDIMScheduler' }, 'lcm')).toMatchObject({ originalSteps: 50, timestepScaling: 10 })
+  expect(failure(() => spec({ ...config, original_inference_steps: 0 })).code).toBe('SWAP_SCHEDULER_CONFIG')
+})
+
+test('another class than the seven needs a name', () => {
   const error = failure(() => spec({ _class_name: 'LMSDiscreteScheduler' }))
   expect(error.code).toBe('SWAP_SCHEDULER_UNSUPPORTED')
   expect(error.message).toContain('LMSDiscreteScheduler')
