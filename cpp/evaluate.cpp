@@ -5,6 +5,7 @@
 #include "personalize/trainer.h"
 #include "runtime/tensors.h"
 #include "sample/controls.h"
+#include "sample/prompt_states.h"
 #include "sample/scheduler.h"
 
 namespace swap {
@@ -19,6 +20,17 @@ class Evaluation {
     c10::NoGradGuard no_grad;
     const auto& encoder = model_.text.at(request_.text_encoder);
     put("states", encoder.encode(encoder.embed(input("ids").to(at::kLong)), cancel_));
+  }
+
+  void prompt() {
+    c10::NoGradGuard no_grad;
+    if (!request_.generate) throw Error("SWAP_ENGINE_ARGUMENT", "prompt: no generate request");
+    const auto timesteps = values("timesteps");
+    if (timesteps.size() != 1) throw Error("SWAP_ENGINE_ARGUMENT", "prompt: timesteps must be one");
+    PromptStates prompt(model_, request_.generate->prompt, request_.generate->subjects, cancel_);
+    const auto& states = prompt.at(timesteps[0]);
+    put("states_k", states.k);
+    put("states_v", states.v);
   }
 
   void unet() {
@@ -170,6 +182,7 @@ class Evaluation {
 void evaluate(const DiffusionModel& model, const EvaluateRequest& request, const Hooks& hooks, EvaluateResult& result) {
   Evaluation evaluation(model, request, Cancel(hooks.cancelled), result);
   if (request.op == "text_states") return evaluation.text_states();
+  if (request.op == "prompt") return evaluation.prompt();
   if (request.op == "unet") return evaluation.unet();
   if (request.op == "controlnet") return evaluation.control_net();
   if (request.op == "vae_encode") return evaluation.vae_encode();

@@ -4,6 +4,7 @@ import { checkWindows, readPictures } from './controls.ts'
 import { SwapError } from './errors.ts'
 import type { GeneratedImage, InitialPicture } from './image/index.ts'
 import type { JobContext } from './job.ts'
+import { differences, type Made, optionsLike, parametersLike } from './like.ts'
 import { loraLabels } from './loras.ts'
 import type { Model, SchedulerName } from './model/index.ts'
 import type { GenerateRequest, NativeEvent, SchedulerSpec } from './native.ts'
@@ -35,8 +36,13 @@ export async function generate(
   context: JobContext<GenerateEvent>,
 ): Promise<GeneratedImage[]> {
   const { model, engine } = session
-  const options = parseGenerate(given)
-  const { prompt, negativePrompt, subjects, seed, count, guidanceRescale } = options
+  // Before anything is read: is what was said an option, and in range?
+  const { like } = parseGenerate(given)
+  const before = await parametersLike(like)
+  const options = parseGenerate(optionsLike(given, before))
+  const { prompt } = options
+  if (prompt === undefined) throw invalidOption('option "prompt" of generate()', 'must be a text', prompt)
+  const { negativePrompt, subjects, seed, count, guidanceRescale, promptWeights } = options
   const steps = options.steps ?? model.defaults.steps
   const guidanceScale = options.guidanceScale ?? model.defaults.guidanceScale
   const { width, height, initial } = await readBeginning(options, steps, model)
@@ -50,23 +56,30 @@ export async function generate(
   checkWindows(options.control, initial ? Math.floor(steps * initial.strength) : steps, context.warn)
   checkLoras(subjects, session, context)
 
-  const [{ encodePrompt }, { schedulerSpec }, { GeneratedImage }] = await Promise.all([
+  const [{ encodePrompts }, { schedulerSpec }, { GeneratedImage }] = await Promise.all([
     import('./prompt/index.ts'),
     import('./model/index.ts'),
     import('./image/index.ts'),
   ])
   const placeholders = subjects.map(({ name, classWord, tokens }) => ({ name, classWord, tokens }))
-  const encoded = encodePrompt(model.tokenizers, prompt, placeholders)
-  const negative = encodePrompt(model.tokenizers, negativePrompt, placeholders)
-  const used = new Set([...encoded.slots, ...negative.slots].map(({ subject }) => subject))
+  const texts = { prompt, negative: negativePrompt }
+  const encoded = encodePrompts(model.tokenizers, texts, placeholders, { weights: promptWeights })
+  const used = new Set([...encoded.prompt.slots, ...encoded.negative.slots].map(({ subject }) => subject))
   subjects.forEach(({ name }, index) => {
     if (!used.has(index)) context.warn(`the subject "${name}" is not used: the prompt has no <${name}>`)
   })
   const seeds = Array.from({ length: count }, (_, index) => seed + index)
   const controls = await readPictures(options.control, { width, height }, context.warn)
+  const made: Made = {
+    model: model.name,
+    image: initial?.digests.image,
+    mask: initial?.digests.mask,
+    control: controls.length > 0 ? controls.map(({ told }) => told) : undefined,
+    loras: session.loras.files.length > 0 ? loraLabels(session.loras.files) : undefined,
+  }
+  for (const warning of differences(before, made)) context.warn(warning)
   const request: GenerateRequest = {
-    prompt: encoded,
-    negative,
+    ...encoded,
     subjects: subjects.map(({ vectors }) => vectors),
     scheduler: schedulerSpec(model.scheduler, model.spec.noise, options.scheduler),
     steps,
@@ -110,16 +123,15 @@ export async function generate(
           negativePrompt,
           steps,
           guidanceScale,
+          ...(promptWeights && { promptWeights }),
           ...(guidanceRescale > 0 && { guidanceRescale }),
           scheduler: schedulerName(request.scheduler),
           seed: seeds[index]!,
           width,
           height,
-          model: model.name,
           subjects: subjects.map(({ name }) => name),
-          ...(initial && { strength: initial.strength, image: initial.digests.image, mask: initial.digests.mask }),
-          ...(controls.length > 0 && { control: controls.map(({ told }) => told) }),
-          ...(session.loras.files.length > 0 && { loras: loraLabels(session.loras.files) }),
+          ...(initial && { strength: initial.strength }),
+          ...Object.fromEntries(Object.entries(made).filter(([, value]) => value !== undefined)),
         },
       }),
   )

@@ -68,7 +68,8 @@ export async function learn(session: Session, given: LearnOptions, context: JobC
   const { checkClass, classTemplates, templatesFor } = await import('./prompt/index.ts')
   const settings = settle(options, levels, resume?.settings, model, templatesFor)
   checkClass(settings.class, model.defaults.learn.classes)
-  const { classTokens, templates } = classTemplates(model.tokenizers, settings.class, settings.templates)
+  const { classTokens, templates, warnings } = classTemplates(model.tokenizers, settings.class, settings.templates)
+  for (const warning of warnings) context.warn(warning)
   const { readMask, readPhoto } = await import('./image/index.ts')
   const crop = options.crop ?? 'center'
   const photo = await readPhoto(options.image, { size: model.resolution, crop })

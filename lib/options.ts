@@ -69,6 +69,11 @@ const checkpoint = v.lazy(
     typeof value === 'object' ? checkpointFile : v.pipe(v.string('must be a path or { path, every }'), path),
 )
 
+const like = v.custom<string | Uint8Array | Readonly<Record<string, unknown>>>(
+  (value) => (typeof value === 'string' ? value.length > 0 : typeof value === 'object' && value !== null),
+  "must be a picture's parameters, or the path or the bytes of a PNG that generate() made",
+)
+
 const resume = v.custom<string | Uint8Array>(
   (value) => (typeof value === 'string' && value.length > 0) || value instanceof Uint8Array,
   'must be the path or the bytes of a resume file',
@@ -201,8 +206,8 @@ const control = object({
 })
 
 export const generateSchema = object({
-  /** What to draw; `<name>` stands for a subject. */
-  prompt: text(0, 10_000),
+  /** What to draw; `<name>` stands for a subject. Needed, unless `like` has one. */
+  prompt: v.optional(text(0, 10_000)),
   /** The subjects of the prompt. Every `<name>` in it must be one of these. Default none. */
   subjects: v.optional(
     v.pipe(
@@ -241,6 +246,8 @@ export const generateSchema = object({
   strength: v.optional(strength),
   /** A picture of `image`'s shape, white where that is painted anew, black where it is kept. Default: all white. */
   mask: v.optional(image),
+  /** Whether `(word:1.2)` in the prompts is a weight; else brackets are text. Default no. */
+  promptWeights: v.optional(v.boolean('must be true or false'), false),
   /** How far the spread of the guided output returns to that without guidance, 0 to 1. Default 0. */
   guidanceRescale: v.optional(number(0, 1), 0),
   /** ControlNets that take part, one or several at once. Default none. */
@@ -248,6 +255,11 @@ export const generateSchema = object({
     v.pipe(v.array(control, 'must be a list of { model, image }'), v.maxLength(8, 'must have at most 8 ControlNets')),
     [],
   ),
+  /**
+   * A picture that was drawn before: its `parameters`, or its PNG as a path or bytes. Every option that is left out is
+   * as it was then, so that `{ like, subjects }` draws it again.
+   */
+  like: v.optional(like),
 })
 
 /** A ControlNet of {@link GenerateOptions}, as it was checked. */

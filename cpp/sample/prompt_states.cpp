@@ -1,5 +1,7 @@
 #include "sample/prompt_states.h"
 
+#include <algorithm>
+
 namespace swap {
 
 PromptStates::PromptStates(const DiffusionModel& model, const PromptTokens& prompt,
@@ -7,6 +9,13 @@ PromptStates::PromptStates(const DiffusionModel& model, const PromptTokens& prom
     : model_(model), prompt_(prompt), subjects_(subjects), cancel_(cancel) {
   embeddings_ = model.text[0].embed(model.ids(prompt.ids.at(0)));
   const int64_t width = embeddings_.size(1), length = embeddings_.size(0);
+  const int64_t positions = model.text[0].spec().positions;
+  if (length < 1 || (length > positions && length % positions != 0)) {
+    throw Error("SWAP_ENGINE_ARGUMENT", "a prompt must have its ids in chunks of " + std::to_string(positions));
+  }
+  if (!prompt.weights.empty() && static_cast<int64_t>(prompt.weights.size()) != length) {
+    throw Error("SWAP_ENGINE_ARGUMENT", "a prompt must have as many weights as positions, or none");
+  }
   for (const auto& slot : prompt.slots) {
     const auto& subject = subjects.at(slot.subject);
     const auto values = static_cast<size_t>(subject.stages * subject.tokens * width);
@@ -41,7 +50,14 @@ at::Tensor PromptStates::encode(const std::vector<int64_t>& stages,
     const auto values = at::tensor((subject.*which)[0]).view({subject.stages, subject.tokens, width});
     x = DiffusionModel::insert(x, prompt_.slots[i].position, values[stages[i]].to(x.device()));
   }
-  return model_.text[0].encode(x.unsqueeze(0), cancel_).to(model_.unet.dtype());
+  // Chunks are encoded apart, and their states stand one behind the other.
+  const int64_t length = std::min(x.size(0), model_.text[0].spec().positions);
+  x = model_.text[0].encode(x.view({-1, length, width}), cancel_).flatten(0, 1).unsqueeze(0);
+  if (!prompt_.weights.empty()) {
+    const auto scaled = x * at::tensor(prompt_.weights).to(x.device()).view({1, -1, 1});
+    x = scaled * (x.mean() / scaled.mean());
+  }
+  return x.to(model_.unet.dtype());
 }
 
 }  // namespace swap

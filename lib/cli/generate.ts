@@ -14,6 +14,7 @@ import { duration, megabytes, type Output, rounded, timeLeft } from './output.ts
 import { run, usage } from './run.ts'
 
 interface GenerateFlags extends ModelFlags {
+  like?: string
   subject?: string[]
   out: string
   count?: number
@@ -22,6 +23,7 @@ interface GenerateFlags extends ModelFlags {
   guidanceScale?: number
   scheduler?: GenerateOptions['scheduler']
   negativePrompt?: string
+  promptWeights?: boolean
   width?: number
   image?: string
   strength?: number
@@ -41,7 +43,8 @@ export function addGenerate(program: Command): void {
     .command('generate')
     .summary('draw pictures of a prompt')
     .description('Draws pictures of a prompt in which <name> stands for a learnt subject.')
-    .argument('<prompt>', 'what to draw, or - for standard input')
+    .argument('[prompt]', 'what to draw, or - for standard input')
+    .option('--like <file>', 'a PNG that swap drew: all that is not said is as it was then')
     .option('--subject <file>', 'a learnt subject, or a Textual Inversion file; may repeat', collect)
     .option('--out <path>', 'a folder, a file (.png, .jpg, .webp), or - for a PNG on standard output', '.')
     .option('--count <n>', 'how many pictures; picture k has seed + k (default: 1)', number)
@@ -50,6 +53,7 @@ export function addGenerate(program: Command): void {
     .option('--guidance-scale <x>', "how strongly the prompt counts (default: the model's)", number)
     .addOption(new Option('--scheduler <name>', "(default: the model's)").choices(SCHEDULERS))
     .option('--negative-prompt <text>', 'what to keep away from')
+    .option('--prompt-weights', '(word:1.2) in the prompts is a weight')
     .option('--width <px>', "(default: the model's, or the size of --image)", number)
     .option('--height <px>', "(default: the model's, or the size of --image)", number)
     .option('--image <file>', 'a picture to begin from, or - for standard input')
@@ -77,15 +81,18 @@ export function addGenerate(program: Command): void {
         '  $ swap generate "<alice> in the snow" --subject alice.safetensors --image me.jpg --strength 0.6 --out snow.png\n' +
         '  $ echo "a photo of a person" | swap generate - --out - --seed 7 > person.png',
     )
-    .action((given: string, flags: GenerateFlags) =>
+    .action((given: string | undefined, flags: GenerateFlags) =>
       run({ json: flags.json ?? false, binary: flags.out === '-' }, async (context) => {
         const { output, signal } = context
+        if (given === undefined && flags.like === undefined) throw usage("missing required argument 'prompt'")
         if (given === '-' && flags.image === '-') throw usage('standard input cannot be the prompt and the picture')
         const prompt = given === '-' ? (await readStdin('the prompt')).toString('utf8').trim() : given
         if (given === '-' && prompt === '') throw usage('standard input has no prompt')
         const options: GenerateOptions = {
           prompt,
+          like: flags.like,
           negativePrompt: flags.negativePrompt,
+          promptWeights: flags.promptWeights,
           steps: flags.steps,
           guidanceScale: flags.guidanceScale,
           scheduler: flags.scheduler,

@@ -103,15 +103,12 @@ export function addLearn(program: Command): void {
         let last: LearnEvent | undefined
         try {
           const subject = await withPersonalizer(flags, context, async (personalizer) => {
-            const job = personalizer.learn(options, { signal })
+            const job = personalizer.learn(options, { signal, onWarning: (warning) => output.warn(warning) })
             for await (const event of job) {
               last = event
-              for (const warning of job.warnings) output.warn(warning)
               report(output, event)
             }
-            const learnt = await job
-            for (const warning of job.warnings) output.warn(warning)
-            return learnt
+            return await job
           })
           if (out === '-') await writeStdout(subject.toBuffer())
           else await subject.save(out)

@@ -2,7 +2,7 @@
 
 export { readControlImage } from './control.ts'
 export { type Crop, type ImageInput, openImage } from './decode.ts'
-export { type Described, describedIn } from './described.ts'
+export { type Described, describedIn, parametersIn } from './described.ts'
 export { formatOf, GeneratedImage, type GeneratedImageFields, type ImageFormat } from './generated.ts'
 export { type InitialPicture, initialSize, readInitial } from './initial.ts'
 export { readMask, readPhoto } from './photo.ts'

@@ -1,7 +1,9 @@
 /** Prompts: placeholders become class words, texts become padded ids, and where each subject stands is noted. */
 import { SwapError } from '../errors.ts'
 import type { PromptTokens } from '../native.ts'
+import { fillChunks, sameLength, type Unit } from './chunks.ts'
 import type { ClipTokenizer } from './tokenizer.ts'
+import { parseWeights } from './weights.ts'
 
 /** A subject as a prompt sees it. */
 export interface PlaceholderSubject {
@@ -21,52 +23,71 @@ export function placeholders(text: string): string[] {
   return [...text.normalize('NFC').matchAll(PLACEHOLDER)].map(([, name]) => name!)
 }
 
+/** How a prompt is read. */
+export interface PromptOptions {
+  /** `(word:1.2)` is a weight; else brackets are text. */
+  weights?: boolean | undefined
+}
+
 /**
- * Tokenizes a prompt for every text encoder.
+ * Tokenizes a prompt for every text encoder, in as many chunks as it takes.
  *
  * A placeholder counts as its class word with spaces around it, so a prompt with a subject aligns token by token with
  * the same prompt about the class.
  *
- * @throws SwapError `SWAP_PROMPT_UNKNOWN_SUBJECT`, `SWAP_PROMPT_TOO_LONG`, `SWAP_PROMPT_CLASS_TOKENS`
+ * @throws SwapError `SWAP_PROMPT_UNKNOWN_SUBJECT`, `SWAP_PROMPT_TOO_LONG`, `SWAP_PROMPT_CLASS_TOKENS`,
+ *   `SWAP_PROMPT_WEIGHT`
  */
 export function encodePrompt(
   tokenizers: readonly ClipTokenizer[],
   text: string,
   subjects: readonly PlaceholderSubject[],
+  { weights = false }: PromptOptions = {},
 ): PromptTokens {
-  const parts = split(text, subjects)
-  const encoded = tokenizers.map((tokenizer) => {
-    const ids: number[] = []
-    const slots: PromptTokens['slots'] = []
-    for (const part of parts) {
-      if (typeof part === 'string') {
-        ids.push(...tokenizer.tokens(part))
-        continue
-      }
-      const { classWord, name, tokens } = subjects[part]!
-      const word = classWord === undefined ? filler(tokenizer, tokens) : tokenizer.tokens(classWord)
-      if (word.length !== tokens) {
-        throw new SwapError(
-          'SWAP_PROMPT_CLASS_TOKENS',
-          `<${name}> has ${tokens} vectors a stage; its class word "${classWord}" has ${word.length} tokens in this model`,
-          { hint: 'the subject was learnt with another tokenizer; learn it again with this model' },
-        )
-      }
-      // One for the token that begins the text.
-      slots.push({ subject: part, position: ids.length + 1 })
-      ids.push(...word)
-    }
-    checkLength(tokenizer, ids.length, 'the prompt')
-    return { ids: tokenizer.padded(ids), slots }
+  const source = text.normalize('NFC')
+  const parts = (weights ? parseWeights(source) : [{ text: source, weight: 1 }]).flatMap(({ text, weight }) =>
+    split(text, subjects).map((part) => ({ part, weight })),
+  )
+  const [first, ...others] = tokenizers.map((tokenizer) => {
+    const units = parts.flatMap(({ part, weight }): Unit[] => {
+      if (typeof part === 'string') return tokenizer.words(part).map((ids) => ({ ids, weight }))
+      return [{ ids: classIds(tokenizer, subjects[part]!), weight, subject: part }]
+    })
+    return fillChunks(tokenizer, units)
   })
-  const [first, ...others] = encoded
-  const slots = first?.slots ?? []
-  if (others.some((other) => JSON.stringify(other.slots) !== JSON.stringify(slots))) {
+  const { slots, weights: all } = first!
+  if (others.some((other) => JSON.stringify([other.slots, other.weights]) !== JSON.stringify([slots, all]))) {
     throw new SwapError('SWAP_TOKENIZER_MISMATCH', "the model's tokenizers split the prompt differently", {
       hint: 'get the tokenizer folders again',
     })
   }
-  return { ids: encoded.map(({ ids }) => ids), slots }
+  const encoded: PromptTokens = { ids: [first!, ...others].map(({ ids }) => ids), slots }
+  if (all.some((weight) => weight !== 1)) encoded.weights = Float32Array.from(all)
+  return encoded
+}
+
+/** A prompt and a negative prompt of the same length, for the steps that take both. */
+export function encodePrompts(
+  tokenizers: readonly ClipTokenizer[],
+  texts: { prompt: string; negative: string },
+  subjects: readonly PlaceholderSubject[],
+  options: PromptOptions = {},
+): { prompt: PromptTokens; negative: PromptTokens } {
+  const prompt = encodePrompt(tokenizers, texts.prompt, subjects, options)
+  const negative = encodePrompt(tokenizers, texts.negative, subjects, options)
+  sameLength(tokenizers, [prompt, negative])
+  return { prompt, negative }
+}
+
+/** The class word's tokens, as many as the subject has vectors for. */
+function classIds(tokenizer: ClipTokenizer, { classWord, name, tokens }: PlaceholderSubject): number[] {
+  const ids = classWord === undefined ? filler(tokenizer, tokens) : tokenizer.tokens(classWord)
+  if (ids.length === tokens) return ids
+  throw new SwapError(
+    'SWAP_PROMPT_CLASS_TOKENS',
+    `<${name}> has ${tokens} vectors a stage; its class word "${classWord}" has ${ids.length} tokens in this model`,
+    { hint: 'the subject was learnt with another tokenizer; learn it again with this model' },
+  )
 }
 
 /** Ids of a letter: any would do but those that begin, end or fill up a text. */
@@ -75,20 +96,8 @@ function filler(tokenizer: ClipTokenizer, tokens: number): number[] {
   return new Array<number>(tokens).fill(letter)
 }
 
-/** Raises `SWAP_PROMPT_TOO_LONG` where so many tokens, with begin and end, do not fit. */
-export function checkLength({ positions }: ClipTokenizer, tokens: number, what: string): void {
-  const over = tokens + 2 - positions
-  if (over <= 0) return
-  throw new SwapError(
-    'SWAP_PROMPT_TOO_LONG',
-    `${what} has ${tokens} tokens, ${over} more than the ${positions - 2} that this model takes`,
-    { hint: `make it ${over} ${over === 1 ? 'token' : 'tokens'} shorter: a word has one or two` },
-  )
-}
-
 /** Texts and the indices of the subjects between them. */
-function split(text: string, subjects: readonly PlaceholderSubject[]): (string | number)[] {
-  const source = text.normalize('NFC')
+function split(source: string, subjects: readonly PlaceholderSubject[]): (string | number)[] {
   const marks = subjects.map(({ name }, index) => ({ mark: `<${name.normalize('NFC')}>`, index }))
   // The longest first, should one placeholder begin like another.
   marks.sort((a, b) => b.mark.length - a.mark.length)

@@ -1,7 +1,7 @@
 /** What the learning prompts say: one list for people, one for all else. */
 import { SwapError } from '../errors.ts'
 import type { TemplateTokens } from '../native.ts'
-import { checkLength } from './prompt.ts'
+import { checkLength } from './chunks.ts'
 import type { ClipTokenizer } from './tokenizer.ts'
 
 /** More pieces than this, and the tokenizer does not know the word: its vectors would stand for letters. */
@@ -51,14 +51,14 @@ export function templatesFor(classWord: string): readonly string[] {
  * The learning prompts, tokenized with the class word in its place: at the same time the reference prompts.
  *
  * @param templates prompts with `{}` once; default: the package's for that class
- * @returns the tokenized templates, the number of the class word's tokens, and the prompts as texts
+ * @returns the tokenized templates, the number of the class word's tokens, the prompts as texts, and what is doubtful
  * @throws SwapError `SWAP_PROMPT_UNKNOWN_CLASS`, `SWAP_PROMPT_TEMPLATE`, `SWAP_PROMPT_TOO_LONG`
  */
 export function classTemplates(
   tokenizers: readonly ClipTokenizer[],
   classWord: string,
   templates: readonly string[] = templatesFor(classWord),
-): { templates: TemplateTokens[]; classTokens: number; texts: string[] } {
+): { templates: TemplateTokens[]; classTokens: number; texts: string[]; warnings: string[] } {
   const classTokens = countClassTokens(tokenizers, classWord)
   if (templates.length === 0) {
     throw new SwapError('SWAP_PROMPT_TEMPLATE', 'the list of templates is empty', { hint: 'give at least one' })
@@ -78,7 +78,15 @@ export function classTemplates(
     })
     return { ids, position: tokenizers[0]!.tokens(before).length + 1 }
   })
-  return { templates: encoded, classTokens, texts: templates.map((template) => template.replace('{}', classWord)) }
+  const texts = templates.map((template) => template.replace('{}', classWord))
+  return { templates: encoded, classTokens, texts, warnings: inPieces(tokenizers[0]!, classWord) }
+}
+
+/** A word that has no token of its own was rare where the tokenizer was made, so the model may hardly know it. */
+function inPieces(tokenizer: ClipTokenizer, classWord: string): string[] {
+  if (tokenizer.words(classWord).every((word) => word.length === 1)) return []
+  const pieces = tokenizer.pieces(classWord).map((piece) => `"${piece}"`)
+  return [`the model reads the class word "${classWord}" as ${pieces.join(' ')}: it may not know what that is`]
 }
 
 /**

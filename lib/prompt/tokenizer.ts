@@ -160,6 +160,19 @@ export class ClipTokenizer {
     return this.#tokenizer.encode(prepare(text), { add_special_tokens: false }).ids
   }
 
+  /** The same as {@link tokens}, word by word. */
+  words(text: string): number[][] {
+    const pieces = this.pieces(text)
+    const words: number[][] = []
+    let inside = false
+    this.tokens(text).forEach((id, index) => {
+      if (inside) words.at(-1)!.push(id)
+      else words.push([id])
+      inside = pieces[index]?.endsWith(END_OF_WORD) === false && id !== this.unk
+    })
+    return words
+  }
+
   /** The same as {@link tokens}, as the vocabulary's entries. */
   pieces(text: string): string[] {
     return this.#tokenizer.tokenize(prepare(text), { add_special_tokens: false })

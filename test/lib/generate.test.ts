@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { SwapError } from '../../lib/errors.ts'
 import { Subject } from '../../lib/subject.ts'
 import { type Call, generateResult, PROGRESS } from './fake_binding.ts'
-import { binding, engine, mini, open, until, useFakeBinding, WIDTH } from './fixture.ts'
+import { binding, engine, mini, open, PHOTO, parts, until, useFakeBinding, WIDTH } from './fixture.ts'
 
 useFakeBinding()
 
@@ -87,6 +87,35 @@ describe('generate', () => {
     await personalizer.close()
   })
 
+  test('an inpainting model needs a picture, paints all of it without a mask, and is not learnt on', async () => {
+    const unet = { ...mini.spec.unet, inChannels: 9 }
+    parts.readModel = async () => ({ ...mini, name: 'painter', spec: { ...mini.spec, unet } })
+    const personalizer = await open()
+    binding.onGenerate = drawn
+    const missing = await personalizer.generate({ prompt: 'a dog' }).catch((error: unknown) => error)
+    expect(missing).toMatchObject({ code: 'SWAP_OPTION_INVALID', message: expect.stringContaining('"painter"') })
+    await personalizer.generate({ prompt: 'a dog', image: PHOTO })
+    expect(engine().generates[0]?.request.initial).toMatchObject({ strength: 0.8, mask: new Float32Array(0) })
+    const refused = await personalizer.learn({ image: PHOTO, class: 'person' }).catch((error: unknown) => error)
+    expect(refused).toMatchObject({ code: 'SWAP_MODEL_UNSUPPORTED' })
+    await personalizer.close()
+  })
+
+  test('long prompts and weights reach the engine, the negative prompt at the same length', async () => {
+    const personalizer = await open()
+    binding.onGenerate = drawn
+    const options = { prompt: `${'photo '.repeat(90)}(<alice>:1.5)`, subjects: [makeSubject('alice')] }
+    const [picture] = await personalizer.generate({ ...options, promptWeights: true })
+    const { request } = engine().generates[0]!
+    expect(request.prompt.ids[0]).toHaveLength(154)
+    expect(request.negative.ids[0]).toHaveLength(154)
+    const { position } = request.prompt.slots[0]!
+    expect(position).toBe(77 + 16)
+    expect(request.prompt.weights?.[position]).toBe(1.5)
+    expect(picture?.parameters.promptWeights).toBe(true)
+    await personalizer.close()
+  })
+
   test('events of both types', async () => {
     const personalizer = await open()
     binding.onGenerate = (call) => {
@@ -130,7 +159,7 @@ describe('generate', () => {
       'PROMPT_UNKNOWN_SUBJECT',
     ],
     ['a placeholder without subjects', () => ({ prompt: 'a photo of <bob>' }), 'PROMPT_UNKNOWN_SUBJECT'],
-    ['a prompt that is too long', () => ({ prompt: 'dog '.repeat(76) }), 'PROMPT_TOO_LONG'],
+    ['a prompt that is too long', () => ({ prompt: 'dog '.repeat(1201) }), 'PROMPT_TOO_LONG'],
     ['a width between', () => ({ prompt: 'x', width: 130 }), 'OPTION_INVALID'],
     ['more pictures than fit', () => ({ prompt: 'x', width: 2048, height: 2048, count: 256 }), 'OPTION_INVALID'],
     ['seeds past the last', () => ({ prompt: 'x', seed: Number.MAX_SAFE_INTEGER }), 'OPTION_INVALID'],

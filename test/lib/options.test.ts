@@ -32,6 +32,7 @@ describe('what is taken', () => {
       negativePrompt: '',
       seed: 0,
       count: 1,
+      promptWeights: false,
       guidanceRescale: 0,
     })
   })

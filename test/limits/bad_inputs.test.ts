@@ -126,12 +126,26 @@ const LEARNING: Row[] = [
 
 const DRAWING: Row[] = [
   ['no prompt', 'SWAP_OPTION_INVALID', () => generate({ prompt: undefined })],
-  ['a prompt over 77 tokens', 'SWAP_PROMPT_TOO_LONG', () => generate({ prompt: 'a person '.repeat(60) })],
+  ['a prompt of 1,300 words', 'SWAP_PROMPT_TOO_LONG', () => generate({ prompt: 'a dog '.repeat(650) })],
+  ['a prompt of 10,000 words', 'SWAP_OPTION_INVALID', () => generate({ prompt: 'a dog '.repeat(5000) })],
   [
-    'a negative prompt over 77 tokens',
+    'a negative prompt of 1,300 words',
     'SWAP_PROMPT_TOO_LONG',
-    () => generate({ negativePrompt: 'a person '.repeat(60) }),
+    () => generate({ negativePrompt: 'a dog '.repeat(650) }),
   ],
+  ...(
+    [
+      ['a bracket that is not closed', 'a (dog:1.2'],
+      ['a bracket that closes nothing', 'a dog)'],
+      ['brackets of two kinds', 'a (dog]'],
+      ['a weight below zero', 'a (dog:-1)'],
+      ['a weight of a million', 'a (dog:1e6)'],
+      ['a weight of eleven', 'a (dog:11)'],
+      ['a weight of two points', 'a (dog:1.2.3)'],
+      ['weights that multiply to a thousand', '((a (dog:10):10):10)'],
+    ] as const
+  ).map(([what, prompt]): Row => [what, 'SWAP_PROMPT_WEIGHT', () => generate({ prompt, promptWeights: true })]),
+  ['weights that are a text', 'SWAP_OPTION_INVALID', () => generate({ promptWeights: 'yes' })],
   [
     'a subject that was not given',
     'SWAP_PROMPT_UNKNOWN_SUBJECT',

@@ -54,6 +54,8 @@ export async function reference(
     | 'gradients'
     | 'pictures'
     | 'beginnings'
+    | 'guidance'
+    | 'prompts'
     | 'subjects'
     | 'trajectories'
     | 'controls'

@@ -6,6 +6,7 @@ import {
   checkClass,
   classTemplates,
   encodePrompt,
+  encodePrompts,
   placeholders,
   templatesFor,
 } from '../../lib/prompt/index.ts'
@@ -29,6 +30,92 @@ function failure(run: () => unknown): SwapError {
   }
   throw new Error('nothing was thrown')
 }
+
+/** The positions between begin and end of each chunk, without the padding. */
+function chunksOf({ ids: [list] }: { ids: number[][] }): number[][] {
+  return Array.from({ length: list!.length / 77 }, (_, index) => {
+    const chunk = list!.slice(77 * index, 77 * (index + 1))
+    expect(chunk[0]).toBe(tokenizer.bos)
+    const end = chunk.indexOf(tokenizer.eos, 1)
+    expect(chunk.slice(end + 1).every((id) => id === tokenizer.pad)).toBe(true)
+    return chunk.slice(1, end)
+  })
+}
+
+describe('a long prompt', () => {
+  test('takes as many chunks as it needs, each with its own begin and end', () => {
+    expect(chunksOf(encode('photo '.repeat(75))).map(({ length }) => length)).toEqual([75])
+    expect(chunksOf(encode('photo '.repeat(76))).map(({ length }) => length)).toEqual([75, 1])
+    const text = Array.from({ length: 200 }, (_, index) => ['photo', 'red', 'a'][index % 3]).join(' ')
+    expect(chunksOf(encode(text)).flat()).toEqual(tokenizer.tokens(text))
+  })
+
+  test('divides no word', () => {
+    const word = tokenizer.tokens('chinchilla')
+    const chunks = chunksOf(encode(`${'photo '.repeat(73)}chinchilla photo`))
+    expect(chunks.map(({ length }) => length)).toEqual([73, word.length + 1])
+    expect(chunks[1]!.slice(0, word.length)).toEqual(word)
+  })
+
+  test('divides a word that is longer than a chunk', () => {
+    const word = 'qz'.repeat(90)
+    const chunks = chunksOf(encode(`a ${word}`))
+    expect(chunks.flat()).toEqual(tokenizer.tokens(`a ${word}`))
+    expect(chunks[1]).toHaveLength(75)
+  })
+
+  test('keeps a subject together, and counts its position over the chunks', () => {
+    const pair = { name: 'pair', classWord: 'yellow bear', tokens: 2 }
+    const { ids: list, slots } = encode(`${'photo '.repeat(74)}<pair> and <alice>`, alice, pair)
+    expect(slots).toEqual([
+      { subject: 1, position: 78 },
+      { subject: 0, position: 81 },
+    ])
+    expect(list[0]!.slice(78, 80)).toEqual(tokenizer.tokens('yellow bear'))
+  })
+
+  test('ends somewhere, and says where', () => {
+    expect(chunksOf(encode('photo '.repeat(75 * 16)))).toHaveLength(16)
+    const error = failure(() => encode('photo '.repeat(75 * 16 + 1)))
+    expect(error.code).toBe('SWAP_PROMPT_TOO_LONG')
+    expect(error.message).toContain('1201 tokens, which take 17 chunks')
+  })
+
+  test('has a negative prompt of its length beside it', () => {
+    const both = (prompt: string, negative: string, weights = false) =>
+      encodePrompts([tokenizer], { prompt, negative }, [], { weights })
+    const { prompt, negative } = both('photo '.repeat(160), 'a (dog:2)', true)
+    expect(chunksOf(negative).map(({ length }) => length)).toEqual([2, 0, 0])
+    expect(prompt.ids[0]).toHaveLength(3 * 77)
+    expect(negative.weights).toHaveLength(3 * 77)
+    expect([...negative.weights!].filter((weight) => weight !== 1)).toEqual([2])
+    expect(chunksOf(both('a', 'dog '.repeat(80)).prompt).map(({ length }) => length)).toEqual([1, 0])
+  })
+})
+
+describe('weights', () => {
+  const weighed = (text: string, ...subjects: (typeof alice)[]) =>
+    encodePrompt([tokenizer], text, subjects, { weights: true })
+
+  test('stand at the tokens of their words, a subject among them', () => {
+    const { ids: list, slots, weights } = weighed('a (photo of <alice>:1.5) [dog]', alice)
+    expect(list).toEqual(ids('a photo of person dog'))
+    expect(slots).toEqual([{ subject: 0, position: 4 }])
+    expect([...weights!.slice(0, 7)]).toEqual([1, 1, 1.5, 1.5, 1.5, Math.fround(1 / 1.1), 1])
+  })
+
+  test('are left out where all are 1', () => {
+    expect(weighed('a photo').weights).toBeUndefined()
+    expect(weighed('a (photo:1)').weights).toBeUndefined()
+    expect(encode('a (photo:1.5)').weights).toBeUndefined()
+    expect(encode('a (photo:1.5)').ids).not.toEqual(ids('a photo'))
+  })
+
+  test('go along into other chunks', () => {
+    const { weights } = weighed(`${'photo '.repeat(74)}(dog dog:0.5)`)
+    expect([weights![75], weights![76], weights![77], weights![78], weights![79]]).toEqual([0.5, 1, 1, 0.5, 1])
+  })
+})
 
 describe('a prompt', () => {
   test('begins, ends, and is padded to the positions', () => {
@@ -112,14 +199,6 @@ describe('a prompt', () => {
     expect(failure(() => encode('<bob>')).message).toContain('no subject')
   })
 
-  test('may fill the positions, and says how much is too much', () => {
-    expect(encode('photo '.repeat(75)).ids[0]!.at(-1)).toBe(tokenizer.eos)
-    const error = failure(() => encode('photo '.repeat(80)))
-    expect(error.code).toBe('SWAP_PROMPT_TOO_LONG')
-    expect(error.message).toContain('80 tokens, 5 more than the 75')
-    expect(failure(() => encode(`<alice> ${'photo '.repeat(75)}`, alice)).message).toContain('76 tokens, 1 more')
-  })
-
   test('with a subject of another tokenizer is an error', () => {
     const error = failure(() => encode('<alice>', { ...alice, tokens: 3 }))
     expect(error.code).toBe('SWAP_PROMPT_CLASS_TOKENS')
@@ -188,6 +267,13 @@ describe('learning prompts', () => {
     const error = failure(() => checkClass('boy', known))
     expect(error.code).toBe('SWAP_PROMPT_UNKNOWN_CLASS')
     expect(error.hint).toContain('person, dog')
+  })
+
+  test('of a class in pieces come with a warning', () => {
+    const warnings = (word: string) => classTemplates([tokenizer], word).warnings
+    expect(warnings('yellow bear')).toEqual([])
+    const known = ['catdog', 'dogman', 'bearman'].find((word) => tokenizer.tokens(word).length === 2)!
+    expect(warnings(known)).toEqual([expect.stringContaining(`"${known}"`)])
   })
 
   test('of an unknown class name the pieces', () => {
