@@ -88,6 +88,17 @@ describe('a ControlNet', () => {
     await personalizer.close()
   })
 
+  test('is read again after other LoRA, for the engine has let it go', async () => {
+    const personalizer = await open()
+    const draw = () => personalizer.generate(drawing({ model: edges, image: grey(0) }))
+    await draw()
+    await personalizer.setLoras([])
+    await draw()
+    await draw()
+    expect(engine().attaches).toHaveLength(2)
+    await personalizer.close()
+  })
+
   test('of two calls at once is attached once', async () => {
     const personalizer = await open()
     binding.onAttach = () => {}

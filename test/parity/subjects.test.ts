@@ -1,6 +1,8 @@
 /** Whole pictures with subjects in the prompt, against the same steps by tools/reference/method.py. */
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { type SchedulerName, schedulerSpec } from '../../lib/model/index.ts'
+import type { NativeImage } from '../../lib/native.ts'
 import { encodePrompt } from '../../lib/prompt/index.ts'
 import { describeParity, reference, shareOff, Tensors, withEngine } from './support.ts'
 
@@ -16,9 +18,10 @@ interface Case {
   seeds: number[]
   width: number
   height: number
+  net: string | null
 }
 
-const { files, model } = await reference('subjects')
+const { folder, files, model } = await reference('subjects')
 const cases = await Promise.all(
   files.map(async (file) => {
     const tensors = await Tensors.read(file)
@@ -26,11 +29,22 @@ const cases = await Promise.all(
   }),
 )
 
+/** A case's control picture. */
+function pictureOf(tensors: Tensors, { width, height }: Case): NativeImage {
+  return { width, height, data: Uint8Array.from(tensors.get('control').data) }
+}
+
 describeParity('pictures of subjects take each stage’s vectors, K and V apart', () => {
   for (const { tensors, given } of cases) {
     const { model: name, scheduler, steps, guidance, seeds, width, height } = given
-    test(`${name}, ${scheduler}: ${given.prompt}`, async () => {
-      await withEngine(model(name), 'float32', async ({ model: read, engine }) => {
+    const net = given.net ? `, ${given.net}` : ''
+    test(`${name}, ${scheduler}${net}: ${given.prompt}`, async () => {
+      await withEngine(model(name), 'float32', async (opened) => {
+        const { model: read, engine } = opened
+        if (given.net) await opened.attach(given.net, join(folder, 'nets', given.net))
+        const controls = given.net
+          ? [{ net: given.net, image: pictureOf(tensors, given), scale: 1, start: 0, end: 1 }]
+          : []
         const placeholders = given.subjects.map((subject) => ({
           name: subject.name,
           classWord: subject.class_word,
@@ -53,6 +67,7 @@ describeParity('pictures of subjects take each stage’s vectors, K and V apart'
             width,
             height,
             batch: 0,
+            controls,
           }
           return (await engine.generate(request, () => {}).promise).images
         }

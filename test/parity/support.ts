@@ -8,6 +8,7 @@ import { describe, test } from 'vitest'
 import { addonFolder, enginePath, loadAddon } from '../../lib/addon.ts'
 import { findLibtorch } from '../../lib/libtorch/index.ts'
 import { withLoras } from '../../lib/loras.ts'
+import { readControl } from '../../lib/model/control.ts'
 import { type Model, readModel, type SingleFileOptions } from '../../lib/model/index.ts'
 import { type LoraFile, readLoras } from '../../lib/model/lora.ts'
 import { readSafetensors } from '../../lib/model/safetensors.ts'
@@ -188,6 +189,13 @@ export class Opened {
       if (!tensor) throw new Error(`${request.op} gave no ${name}, but ${outputs.map((output) => output.name)}`)
       return tensor.data
     }
+  }
+
+  /** Attaches the ControlNet in a folder under a name; the number of its parameters. */
+  async attach(name: string, folder: string): Promise<number> {
+    const { spec, tensors, warnings } = await readControl(folder, this.model)
+    if (warnings.length > 0) throw new Error(warnings.join('; '))
+    return (await this.engine.attach({ name, spec, tensors }, () => {}).promise).parameters
   }
 
   close(): Promise<void> {

@@ -19,7 +19,7 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from method import split_cross_attention
 from models import _generator, build_all, load, randomize
 from PIL import Image
-from pictures import pipeline
+from pictures import load_pipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -157,10 +157,8 @@ CASES = [
 
 
 def draw(case: Case, folder: Path, nets: Path) -> dict[str, Tensor]:
-    plain = pipeline(folder, case.scheduler)
     models = [ControlNetModel.from_pretrained(nets / control.net) for control in case.controls]
-    pipe = StableDiffusionControlNetPipeline(**plain.components, controlnet=models)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = load_pipeline(StableDiffusionControlNetPipeline, folder, case.scheduler, controlnet=models)
     generator = torch.Generator().manual_seed(len(case.prompt) + case.steps)
     pictures = [picture(generator, 1, case.height, case.width)[0].permute(1, 2, 0) for _ in models]
     count = len(case.seeds)

@@ -43,11 +43,11 @@ CASES = [
 ]  # fmt: skip
 
 
-def load_pipeline(kind: type, folder: Path, scheduler: str | None):
-    """A pipeline of this class in fp32, with a scheduler by the package's name."""
+def load_pipeline(kind: type, folder: Path, scheduler: str | None, **parts):
+    """A pipeline of this class in fp32, with a scheduler by the package's name and parts that the folder lacks."""
     variant = "fp16" if list((folder / "unet").glob("*.fp16*")) else None
     pipe = kind.from_pretrained(
-        folder, variant=variant, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+        folder, variant=variant, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **parts
     )
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = make(dict(pipe.scheduler.config), scheduler)

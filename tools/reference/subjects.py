@@ -3,7 +3,8 @@
     python subjects.py --models FOLDER --out FOLDER
 
 writes one file a case: `images` [N, height, width, 3] in 0..255 and each subject's vectors `k.<name>` and `v.<name>`
-[stages, tokens, width]; the metadata `case` is JSON with what to ask for; beside it a PNG of the first picture.
+[stages, tokens, width], and with a ControlNet its picture `control`; the net lies in OUT/nets. The metadata `case` is
+JSON with what to ask for; beside it a PNG of the first picture.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import numpy
 import torch
+from controls import build, picture
+from controls import NETS as ALL_NETS
 from method import Slots, split_cross_attention, text_states
 from models import Parts, build_all, load
 from PIL import Image
@@ -22,6 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from trajectories import make
 from transformers import AutoTokenizer
+
+
+NETS = {net.name: net for net in ALL_NETS}
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Case:
     seeds: tuple[int, ...] = (1, 2)
     width: int = 64
     height: int = 64
+    net: str | None = None  # a ControlNet of controls.py
 
 
 CASES = [
@@ -58,6 +65,8 @@ CASES = [
     Case("sd1", "a <rex> and <one>", (ONE, REX), "dpm++2m", guidance=1.0),
     Case("sd2", "a picture of <a pair>, <anna>", (ANNA, PAIR), "euler-a"),
     Case("some-blocks", "<one>", (ONE,), "pndm"),
+    Case("mini", "<anna> in the snow", (ANNA,), "ddim", width=128, height=96, net="mini-edges"),
+    Case("sd2", "<rex>, <anna>", (ANNA, REX), "euler", guidance=1.0, net="sd2-edges"),
 ]
 
 
@@ -90,10 +99,11 @@ class Prompt:
 
 
 @torch.no_grad()
-def draw(case: Case, folder: Path) -> dict[str, Tensor]:
+def draw(case: Case, folder: Path, nets: Path) -> dict[str, Tensor]:
     parts = load(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    context = split_cross_attention(parts.unet)
+    net = build(NETS[case.net], nets / case.net, parts.unet) if case.net else None
+    contexts = [split_cross_attention(module) for module in (parts.unet, net) if module is not None]
     scheduler = make(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()), case.scheduler)
     generator = torch.Generator().manual_seed(len(case.prompt))
     learnt = {subject.name: vectors(subject, parts, tokenizer, generator) for subject in case.subjects}
@@ -105,6 +115,7 @@ def draw(case: Case, folder: Path) -> dict[str, Tensor]:
     shape = (1, parts.unet.config.in_channels, case.height // factor, case.width // factor)
     latents = torch.cat([torch.randn(shape, generator=one) for one in noise])
     more = {"generator": noise} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    image = picture(generator, 1, case.height, case.width)
     scheduler.set_timesteps(case.steps)
     latents = latents * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
@@ -118,8 +129,14 @@ def draw(case: Case, folder: Path) -> dict[str, Tensor]:
         given = scheduler.scale_model_input(latents, timestep)
 
         def predict(keys: Tensor, values: Tensor) -> Tensor:
-            context.keys, context.values = (kind.expand(len(given), -1, -1) for kind in (keys, values))
-            return parts.unet(given, timestep, encoder_hidden_states=context.keys).sample
+            keys, values = (kind.expand(len(given), -1, -1) for kind in (keys, values))
+            for context in contexts:
+                context.keys, context.values = keys, values
+            more = {}
+            if net is not None:
+                down, middle = net(given, timestep, keys, controlnet_cond=image / 255, return_dict=False)
+                more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+            return parts.unet(given, timestep, encoder_hidden_states=keys, **more).sample
 
         output = predict(*states[1])
         if case.guidance > 1:
@@ -130,6 +147,7 @@ def draw(case: Case, folder: Path) -> dict[str, Tensor]:
     images = ((pictures / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
     return {
         "images": images,
+        **({"control": image[0].permute(1, 2, 0)} if net is not None else {}),
         **{f"k.{name}": pair[0] for name, pair in learnt.items()},
         **{f"v.{name}": pair[1] for name, pair in learnt.items()},
     }
@@ -143,7 +161,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     folders = build_all(arguments.models)
     for index, case in enumerate(CASES):
-        tensors = draw(case, folders[case.model])
+        tensors = draw(case, folders[case.model], arguments.out / "nets")
         path = arguments.out / f"{index:02}.safetensors"
         separate = {key: tensor.contiguous().clone() for key, tensor in tensors.items()}
         save_file(separate, path, {"case": json.dumps(asdict(case))})
