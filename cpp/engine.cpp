@@ -91,6 +91,12 @@ class TorchEngine final : public Engine {
       compute.threads = threads_.take(request.threads);
       // Denormals make some layers ten times slower and change nothing that can be seen.
       at::globalContext().setFlushDenormal(true);
+      if (compute.device.is_cuda()) {
+        // What is learnt is the same to the bit when it is learnt again or resumed.
+        at::globalContext().setDeterministicCuDNN(true);
+        at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+        at::globalContext().setDeterministicFillUninitializedMemory(false);
+      }
       c10::NoGradGuard no_grad;
       WeightStore store(request.tensors, compute, Cancel(hooks.cancelled), loading(hooks), request.deltas);
       model_.emplace(store, request.spec);
@@ -160,7 +166,12 @@ class TorchEngine final : public Engine {
 Engine* create() noexcept { return new (std::nothrow) TorchEngine(); }
 void destroy(Engine* engine) noexcept { delete engine; }
 
-constexpr EngineFactory kFactory{kEngineAbi, "cpu", TORCH_VERSION, &create, &destroy};
+#if defined(SWAP_CUDA)
+constexpr const char* kFlavour = "cuda";
+#else
+constexpr const char* kFlavour = "cpu";
+#endif
+constexpr EngineFactory kFactory{kEngineAbi, kFlavour, TORCH_VERSION, &create, &destroy};
 
 }  // namespace
 }  // namespace swap

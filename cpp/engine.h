@@ -197,7 +197,7 @@ struct LoadRequest {
   ModelSpec spec;
   std::vector<TensorEntry> tensors;
   std::vector<WeightDelta> deltas;
-  std::string device = "cpu";  // "cpu" | "cuda" | "cuda:N"
+  std::string device = "cpu";  // "cpu" | "cuda" | "cuda:N" | "auto": a GPU where there is one
   std::string dtype = "auto";  // "auto" | "float32" | "bfloat16" | "float16"
   int64_t threads = 0;         // CPU threads of the process; 0: physical cores
 };

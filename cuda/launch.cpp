@@ -49,17 +49,11 @@ void require_shape(const Shape& shape) {
   require(shape.batch > 0 && shape.heads > 0 && shape.rows > 0, "batch, heads and rows are positive");
   require(shape.tokens > 0 && shape.tokens <= kTokens, "there are 1 to 80 tokens");
   // grid.y counts heads, and row indices are int
-  require(int64_t(shape.batch) * shape.heads <= 65535, "batch times heads is at most 65535");
-  require(shape.rows <= (1 << 30), "at most 2^30 rows");
+  require(int64_t(shape.batch) * shape.heads <= kMaxHeads, "batch times heads is at most 65535");
+  require(shape.rows <= kMaxRows, "at most 2^30 rows");
 }
 
 }  // namespace
-
-bool supported(int head_size, int tokens) {
-  for (const int d : kHeadSizes)
-    if (d == head_size) return tokens >= 1 && tokens <= kTokens;
-  return false;
-}
 
 size_t workspace_bytes(const Shape& shape, Form form) {
   return form == Form::loss ? sizeof(float) * shape.batch * shape.heads * forward_blocks(shape) : 0;

@@ -8,10 +8,16 @@
 namespace swap::cuda {
 
 inline constexpr int kMaxTokens = 80;
+// What is not taken: more heads of all samples than a grid can have, more rows than an index.
+inline constexpr int64_t kMaxHeads = 65535, kMaxRows = int64_t(1) << 30;
 inline constexpr int kHeadSizes[] = {32, 40, 64, 80, 160};
 
 // True where there is a kernel; everything else goes to the plain version.
-bool supported(int head_size, int tokens);
+constexpr bool supported(int64_t head_size, int64_t tokens) {
+  for (const int d : kHeadSizes)
+    if (d == head_size) return tokens >= 1 && tokens <= kMaxTokens;
+  return false;
+}
 
 // Bytes of device memory that a launch needs beside its operands: partial sums of fp32. Nothing of size N x L.
 size_t workspace_bytes(const Shape& shape, Form form);

@@ -95,6 +95,15 @@ SplitAttentionResult compute_forward(const cpu::Kernel& kernel, const Inputs& in
   return result;
 }
 
+AttentionMaps compute_maps(const cpu::Kernel& kernel, const Inputs& inputs) {
+  Problem p = inputs.problem();
+  AttentionMaps result{rows_with_heads(inputs.q), at::empty({p.batch, p.heads, p.queries, p.tokens}, at::kFloat)};
+  p.out = mutable_rows_of(result.out);
+  p.maps = result.maps.mutable_data_ptr<float>();
+  run(p, kernel, false);
+  return result;
+}
+
 struct Gradients {
   at::Tensor q, k, v;
 };
@@ -193,6 +202,11 @@ SplitAttentionResult split_attention_fused_cpu(const cpu::Kernel& kernel, const 
   const auto optional = [](const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; };
   const auto results = FusedSplitAttention::apply(q, k, v, optional(k_ref), optional(weights), &kernel);
   return {results[0], results.size() > 1 ? results[1] : at::Tensor()};
+}
+
+AttentionMaps attention_maps_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
+                                       const at::Tensor& v) {
+  return compute_maps(kernel, Inputs(q, k, v, {}, {}));
 }
 
 }  // namespace swap

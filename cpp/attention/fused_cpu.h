@@ -16,5 +16,7 @@ const cpu::Kernel* fused_cpu_kernel(const at::Tensor& q, const at::Tensor& k, co
 // Like split_attention(), by this kernel. What it gives can be differentiated once.
 SplitAttentionResult split_attention_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
                                                const at::Tensor& v, const at::Tensor& k_ref, const at::Tensor& weights);
+AttentionMaps attention_maps_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
+                                       const at::Tensor& v);
 
 }  // namespace swap

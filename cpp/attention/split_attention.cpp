@@ -6,6 +6,7 @@
 
 #include "attention/cpu/kernels.h"
 #include "attention/fused_cpu.h"
+#include "attention/fused_cuda.h"
 
 namespace swap {
 namespace {
@@ -42,13 +43,37 @@ SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor
 
 SplitAttentionResult split_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const at::Tensor& k_ref, const at::Tensor& weights) {
-  const auto* kernel = plain_attention_wanted() ? nullptr : fused_cpu_kernel(q, k, v, k_ref, weights);
-  return kernel ? split_attention_fused_cpu(*kernel, q, k, v, k_ref, weights)
-                : split_attention_eager(q, k, v, k_ref, weights);
+  if (plain_attention_wanted()) return split_attention_eager(q, k, v, k_ref, weights);
+  if (const auto* kernel = fused_cpu_kernel(q, k, v, k_ref, weights)) {
+    return split_attention_fused_cpu(*kernel, q, k, v, k_ref, weights);
+  }
+  if (fused_cuda_takes(q, k, v, k_ref, weights)) {
+    return split_attention_fused_cuda(cuda_launcher(), q, k, v, k_ref, weights);
+  }
+  return split_attention_eager(q, k, v, k_ref, weights);
+}
+
+AttentionMaps attention_maps_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  c10::NoGradGuard constant;
+  const auto map = attention_map(q, k);
+  return {at::matmul(map.to(v.scalar_type()), v), map};
+}
+
+AttentionMaps attention_maps(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  c10::NoGradGuard constant;
+  if (plain_attention_wanted()) return attention_maps_eager(q, k, v);
+  if (const auto* kernel = fused_cpu_kernel(q, k, v, {}, {})) return attention_maps_fused_cpu(*kernel, q, k, v);
+  if (fused_cuda_takes(q, k, v, {}, {})) return attention_maps_fused_cuda(cuda_launcher(), q, k, v);
+  return attention_maps_eager(q, k, v);
 }
 
 std::string attention_name(at::Device device, at::ScalarType dtype) {
-  if (plain_attention_wanted() || !device.is_cpu() || (dtype != at::kFloat && dtype != at::kBFloat16)) return "eager";
+  if (plain_attention_wanted()) return "eager";
+  if (device.is_cuda()) {
+    const auto* launcher = cuda_launcher();
+    return launcher && launcher->takes(device) && is_cuda_element(dtype) ? "cuda" : "eager";
+  }
+  if (!device.is_cpu() || (dtype != at::kFloat && dtype != at::kBFloat16)) return "eager";
   const auto& found = cpu::kernels(dtype == at::kBFloat16);
   return found.empty() ? "eager" : std::string("cpu-") + found.front()->name;
 }

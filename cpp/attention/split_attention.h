@@ -3,8 +3,8 @@
 //   O    [B,H,N,d] = A_t V_t,                            A_t = softmax(s Q K_t^T),  s = 1/sqrt(d)
 //   loss [B]       = sum_{h,n,t} w_t (A_t - A_r)^2 / H,  A_r = softmax(s Q K_r^T), a constant: no gradient through it
 //
-// Every make of the op stands behind these functions: the plain one, and the fused ones of cpu/. The environment's
-// SWAP_ATTENTION=eager asks for the plain one; it is read once.
+// Every make of the op stands behind these functions: the plain one, the fused ones of cpu/, and the kernels of cuda/.
+// The environment's SWAP_ATTENTION=eager asks for the plain one; it is read once.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -23,6 +23,15 @@ struct SplitAttentionResult {
 SplitAttentionResult split_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const at::Tensor& k_ref = {}, const at::Tensor& weights = {});
 
+struct AttentionMaps {
+  at::Tensor out;   // [B,H,N,d], the dtype of q
+  at::Tensor maps;  // A_t: [B,H,N,L] fp32
+};
+
+// The form that gives the maps themselves, for pictures of attention. No gradient flows through it.
+AttentionMaps attention_maps(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+AttentionMaps attention_maps_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
 // The plain LibTorch version: the reference that the others are tested against.
 SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                            const at::Tensor& k_ref, const at::Tensor& weights);
@@ -30,7 +39,7 @@ SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor
 // Whether the environment asks for the plain version.
 bool plain_attention_wanted();
 
-// The make that inputs of this kind get: 'eager', or 'cpu-' and the instruction set.
+// The make that inputs of this kind get: 'eager', 'cuda', or 'cpu-' and the instruction set.
 std::string attention_name(at::Device device, at::ScalarType dtype);
 
 }  // namespace swap

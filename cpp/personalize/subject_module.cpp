@@ -8,7 +8,7 @@
 
 namespace swap {
 
-SubjectModule::SubjectModule(const SubjectShape& shape, const at::Tensor& class_embeddings, double gain,
+SubjectModule::SubjectModule(const SubjectShape& shape, const at::Tensor& class_embeddings, const at::Tensor& gain,
                              at::Generator generator)
     : shape_(shape), class_(class_embeddings), gain_(gain), width_(class_embeddings.size(1)) {
   c10::NoGradGuard no_grad;

@@ -20,8 +20,8 @@ struct SubjectShape {
 
 class SubjectModule {
  public:
-  // class_embeddings [n, d]; gain: the deviation of the base model's token embeddings
-  SubjectModule(const SubjectShape& shape, const at::Tensor& class_embeddings, double gain, at::Generator generator);
+  // class_embeddings [n, d]; gain []: the deviation of the base model's token embeddings
+  SubjectModule(const SubjectShape& shape, const at::Tensor& class_embeddings, const at::Tensor& gain, at::Generator generator);
 
   // K and V, each [S, n, d]; the same tensor when they are shared
   std::pair<at::Tensor, at::Tensor> vectors() const;
@@ -40,7 +40,7 @@ class SubjectModule {
 
   SubjectShape shape_;
   at::Tensor class_;
-  double gain_;
+  at::Tensor gain_;
   int64_t width_;
   std::vector<std::pair<std::string, at::Tensor>> parameters_;
 };

@@ -31,12 +31,12 @@ at::Tensor class_embeddings(const DiffusionModel& model, const LearnRequest& req
 // What a step keeps for its backward pass: about 450 numbers for each latent pixel and channel of the finest level
 // (measured on SD 1.5, 2.1 and the embedded model). Better a sentence than the kernel's killer of processes.
 void check_memory(const DiffusionModel& model, const LearnRequest& request) {
-  if (!model.compute.device.is_cpu()) return;
+  if (model.compute.device.is_meta()) return;
   const int64_t factor = model.vae.factor();
   const int64_t pixels = (request.image.width / factor) * (request.image.height / factor);
   const int64_t needed = request.batch * pixels * model.spec.unet.levels[0].channels * 450 *
                          static_cast<int64_t>(c10::elementSize(model.compute.dtype));
-  const int64_t available = available_memory();
+  const int64_t available = available_memory(model.compute.device);
   if (needed <= available) return;
   throw Error("SWAP_MEMORY_EXHAUSTED",
               "a training step with batch " + std::to_string(request.batch) + " needs about " +
@@ -47,7 +47,7 @@ void check_memory(const DiffusionModel& model, const LearnRequest& request) {
 SubjectModule make_module(const DiffusionModel& model, const LearnRequest& request) {
   const SubjectShape shape{request.stages, request.class_tokens, request.split, request.parametrization == "direct"};
   // Counter -1: a stream that no step draws from.
-  return SubjectModule(shape, class_embeddings(model, request), model.text[0].token_embeddings().std().item<double>(),
+  return SubjectModule(shape, class_embeddings(model, request), model.text[0].token_embeddings().std(),
                        seeded(static_cast<uint64_t>(request.seed), ~uint64_t(0)));
 }
 

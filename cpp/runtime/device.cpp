@@ -2,6 +2,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <c10/core/CachingDeviceAllocator.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 #include <mutex>
 #include <optional>
 
+#include "attention/fused_cuda.h"
 #include "runtime/error.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -61,21 +63,51 @@ std::string dtype_name(at::ScalarType dtype) {
   }
 }
 
+namespace {
+
+// The GPU that was asked for. 'auto' asks for one where there is one.
+std::optional<at::Device> find_cuda(const std::string& name) {
+  const bool automatic = name == "auto";
+  if (!automatic && name != "cuda" && name.rfind("cuda:", 0) != 0) return {};
+  const auto count = at::hasCUDA() && cuda_launcher() ? static_cast<int>(at::getNumGPUs()) : 0;
+  if (automatic && count == 0) return {};
+  const char* const hint = "use device 'cpu' or 'auto', or run `npx swap doctor` to see why";
+  if (count == 0) {
+    const char* why = cuda_launcher() ? "LibTorch finds no GPU" : "this is the engine for CPUs";
+    throw Error("SWAP_DEVICE_UNAVAILABLE", "device '" + name + "' is not there: " + why, hint);
+  }
+  int index = 0;
+  if (name.rfind("cuda:", 0) == 0) {
+    const auto digits = name.substr(5);
+    const bool number = !digits.empty() && digits.size() < 4 && digits.find_first_not_of("0123456789") == digits.npos;
+    index = number ? std::stoi(digits) : -1;
+  }
+  if (index < 0 || index >= count) {
+    throw Error("SWAP_DEVICE_UNAVAILABLE",
+                "device '" + name + "' is not there: this machine has " + std::to_string(count) + " GPU(s)", hint);
+  }
+  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
+}
+
+}  // namespace
+
 Compute resolve_compute(const LoadRequest& request) {
   Compute compute;
-  const bool cuda = request.device.rfind("cuda", 0) == 0;
-  if (cuda) {
-    if (!at::hasCUDA()) {
-      throw Error("SWAP_DEVICE_UNAVAILABLE", "device '" + request.device + "' is not there: LibTorch finds no CUDA",
-                  "use device 'cpu', or run `npx swap doctor` to see why");
-    }
-    compute.device = at::Device(request.device);
-  } else if (request.device != "cpu") {
-    throw Error("SWAP_DEVICE_UNAVAILABLE", "unknown device '" + request.device + "'", "use 'cpu', 'cuda' or 'cuda:N'");
+  if (const auto gpu = find_cuda(request.device)) {
+    compute.device = *gpu;
+  } else if (request.device != "cpu" && request.device != "auto") {
+    throw Error("SWAP_DEVICE_UNAVAILABLE", "unknown device '" + request.device + "'",
+                "use 'auto', 'cpu', 'cuda' or 'cuda:N'");
   }
+  const bool cuda = compute.device.is_cuda();
   const Features f = detect();
   if (request.dtype == "auto") {
-    compute.dtype = cuda || f.avx512_bf16 || f.amx_bf16 ? at::kBFloat16 : at::kFloat;
+    // GPUs from before sm_80 have no fast bfloat16.
+    if (cuda) {
+      compute.dtype = cuda_launcher()->takes(compute.device) ? at::kBFloat16 : at::kHalf;
+    } else {
+      compute.dtype = f.avx512_bf16 || f.amx_bf16 ? at::kBFloat16 : at::kFloat;
+    }
   } else if (request.dtype == "float32") {
     compute.dtype = at::kFloat;
   } else if (request.dtype == "bfloat16") {
@@ -106,7 +138,10 @@ std::optional<int64_t> number_in(const char* file, const std::string& key = {}) 
 
 }  // namespace
 
-int64_t available_memory() {
+int64_t available_memory(at::Device device) {
+  if (device.is_cuda()) {
+    return static_cast<int64_t>(c10::getDeviceAllocator(c10::kCUDA)->getMemoryInfo(device.index()).first);
+  }
   const auto host = number_in("/proc/meminfo", "MemAvailable:");
   const int64_t available = host ? *host * 1024 : int64_t(4) << 30;
   // A container sees the host's memory, but may not take it all. What caches files can be given back.

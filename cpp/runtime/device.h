@@ -21,8 +21,9 @@ Compute resolve_compute(const LoadRequest& request);
 std::string dtype_name(at::ScalarType dtype);
 std::string cpu_features();
 
-// Bytes of memory that can still be taken without swapping; a guess where the system does not say.
-int64_t available_memory();
+// Bytes of the device's memory that can still be taken, on a CPU without swapping; a guess where the system does not
+// say.
+int64_t available_memory(at::Device device);
 
 // Counts the engines that hold a thread setting: LibTorch's CPU threads are the process's, not the engine's.
 class ThreadLease {

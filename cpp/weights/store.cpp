@@ -91,6 +91,8 @@ at::Tensor WeightStore::fetch(const TensorEntry& entry, at::ScalarType dtype) {
 
 at::Tensor WeightStore::read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) {
   cancel_.check();
+  // A model of shapes alone, for dry runs.
+  if (compute_.device.is_meta()) return at::empty(shape, at::TensorOptions().dtype(dtype).device(at::kMeta));
   const TensorEntry& entry = find(name, " " + text(shape));
   if (at::IntArrayRef(entry.shape) != shape) {
     throw Error("SWAP_MODEL_TENSOR_SHAPE",

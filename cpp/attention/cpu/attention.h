@@ -181,6 +181,10 @@ struct Attention {
       load_row(a, s + i * tokens);
       softmax(a);
       store_operand(map + i * map_row, a);
+      if (kPair == 2 && p.maps) {
+        // Over its logits: an operand of pairs is rounded.
+        for (int j = 0; j < NV; ++j) Isa::store(s + i * tokens + j * kLanes, a[j]);
+      }
       if constexpr (kReference) {
         V r[NV];
         load_row(r, s_ref + i * tokens);
@@ -269,6 +273,10 @@ struct Attention {
       const int64_t rows = at.end - row < kRows ? at.end - row : kRows;
       logits(at, row, rows);
       loss += maps(rows, false, 0);
+      if (p.maps) {
+        float* const to = p.maps + ((at.batch * p.heads + at.head) * p.queries + row) * p.tokens;
+        for (int64_t i = 0; i < rows; ++i) std::memcpy(to + i * p.tokens, s + i * tokens, p.tokens * sizeof(float));
+      }
       Isa::product(map, map_row(), values, width, wide, width, round_up(rows, Isa::kRowStep), width, token_depth);
       store_rows(wide, rows, head_of(p.out, at) + row * p.out.row, p.out.row);
     }

@@ -36,6 +36,7 @@ struct Problem {
   const float* weights = nullptr;  // [L]; null: 1 everywhere
   const float* dloss = nullptr;    // [B]
   Rows<void> out, dq, dk, dv;
+  float* maps = nullptr;   // forward: [B, H, N, L], A_t itself where it is wanted
   double* loss = nullptr;  // [items]
   float* dkv = nullptr;    // [items][2][L rounded up to 16][d rounded up to 16]: dK, dV of an item
 };

@@ -1,0 +1,44 @@
+// The one place where LibTorch's CUDA and the kernels meet. Compiled into the engine for CUDA only; of CUDA it needs the
+// runtime's headers, which nvcc brings.
+#if defined(SWAP_NO_CUDA_MACROS)
+#define C10_CUDA_NO_CMAKE_CONFIGURE_FILE  // the CPU build of LibTorch has these headers, without what its build writes
+#endif
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include "../../cuda/launch.h"
+#include "attention/fused_cuda.h"
+
+namespace swap {
+namespace {
+
+int attribute(at::Device device, cudaDeviceAttr which) {
+  int value = 0;
+  const int index = device.has_index() ? device.index() : c10::cuda::current_device();
+  return cudaDeviceGetAttribute(&value, which, index) == cudaSuccess ? value : 0;
+}
+
+// mma of bfloat16 and cp.async came with sm_80.
+bool takes(at::Device device) { return attribute(device, cudaDevAttrComputeCapabilityMajor) >= 8; }
+
+void* current_stream(at::Device device) { return c10::cuda::getCurrentCUDAStream(device.index()).stream(); }
+
+void forward(const cuda::ForwardParams& params, cuda::Form form, at::Device device) {
+  const c10::cuda::CUDAGuard guard(device);
+  cuda::launch(params, form, current_stream(device));
+}
+
+void backward(const cuda::BackwardParams& params, at::Device device) {
+  const c10::cuda::CUDAGuard guard(device);
+  cuda::launch(params, current_stream(device));
+}
+
+constexpr CudaLauncher kLauncher{&takes, &cuda::workspace_bytes, &cuda::workspace_bytes_backward, &forward, &backward};
+
+}  // namespace
+
+const CudaLauncher* cuda_launcher() { return &kLauncher; }
+
+}  // namespace swap
