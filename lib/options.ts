@@ -123,7 +123,7 @@ export const openSchema = object({
   predictionType: v.optional(oneOf(['epsilon', 'v_prediction', 'sample'])),
   /** LoRA to merge into the weights: paths, or `{ file, scale }`. Default none. */
   loras: v.optional(loras, []),
-  /** Where to compute. `'auto'`: CUDA where the LibTorch that is found has it, else the CPU. */
+  /** Where to compute. `'auto'`: a GPU where driver, LibTorch and this package have CUDA, else the CPU. */
   device: v.optional(
     v.pipe(
       v.string("must be 'auto', 'cpu', 'cuda' or 'cuda:N'"),

@@ -1,6 +1,7 @@
 /** The door to everything: one base model in memory, which learns subjects and draws them. */
-import { addonFolder, engineOverride, enginePath, hasEngine, loadAddon } from './addon.ts'
+import { addonFolder, engineOverride, loadAddon } from './addon.ts'
 import { Controls } from './controls.ts'
+import { chooseEngine, type EngineChoice, hasGpuDriver, wantedFlavour } from './device.ts'
 import { DisposedError, SwapError } from './errors.ts'
 import { type GenerateEvent, generate } from './generate.ts'
 import type { PullOptions } from './hub/index.ts'
@@ -59,9 +60,11 @@ export interface PersonalizerInfo {
 /** @internal What opening needs from the other rooms; tests put their own in place. */
 export interface OpenParts {
   readModel(model: string, options?: PullOptions & SingleFileOptions): Promise<Model>
-  findLibtorch(): Promise<LibTorch>
+  /** `prefer`: the flavour to take where there are both. */
+  findLibtorch(prefer: 'cpu' | 'cuda'): Promise<LibTorch>
   loadAddon(): NativeBinding
   addonFolder(): string
+  hasGpuDriver(): boolean
 }
 
 const PARTS: OpenParts = {
@@ -70,9 +73,10 @@ const PARTS: OpenParts = {
     const read = await (await import('./model/index.ts')).readModel(path, options)
     return name === undefined ? read : { ...read, name }
   },
-  findLibtorch: async () => (await import('./libtorch/index.ts')).findLibtorch(),
+  findLibtorch: async (prefer) => (await import('./libtorch/index.ts')).findLibtorch({ prefer }),
   loadAddon,
   addonFolder,
+  hasGpuDriver,
 }
 
 /** Set by the class below: its constructor is private. */
@@ -279,11 +283,12 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
   both.throwIfAborted()
   const loras = await (await import('./model/lora.ts')).readLoras(model, options.loras)
   both.throwIfAborted()
-  const libtorch = engineOverride() ? undefined : await parts.findLibtorch()
+  const gpu = parts.hasGpuDriver()
+  const libtorch = engineOverride() ? undefined : await parts.findLibtorch(wantedFlavour(options.device, gpu))
   signal.throwIfAborted()
   const binding = parts.loadAddon()
-  const { device, ...paths } = chooseEngine(options.device, libtorch, parts.addonFolder())
-  const engine = createEngine(binding, paths)
+  const choices = chooseEngine(options.device, libtorch, parts.addonFolder(), gpu)
+  const { engine, device } = createEngine(binding, choices)
   try {
     const request = {
       spec: model.spec,
@@ -318,36 +323,14 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
   }
 }
 
-function createEngine(binding: NativeBinding, paths: { libraries: string[]; engine: string }): NativeEngine {
-  try {
-    return binding.createEngine(paths)
-  } catch (error) {
-    throw fromNative(error)
+/** The first choice that can be opened. */
+function createEngine(binding: NativeBinding, choices: EngineChoice[]): { engine: NativeEngine; device: string } {
+  for (const [i, { device, ...paths }] of choices.entries()) {
+    try {
+      return { engine: binding.createEngine(paths), device }
+    } catch (error) {
+      if (i + 1 === choices.length) throw fromNative(error)
+    }
   }
-}
-
-/** The engine library, the LibTorch that it needs, and the device to ask it for. */
-function chooseEngine(
-  device: string,
-  libtorch: LibTorch | undefined,
-  folder: string,
-): { engine: string; libraries: string[]; device: string } {
-  const cuda = libtorch?.flavour === 'cuda' && hasEngine(folder, 'cuda')
-  if (libtorch && device.startsWith('cuda') && !cuda) {
-    const [lacking, hint] = hasEngine(folder, 'cuda')
-      ? [
-          `the LibTorch in "${libtorch.root}" computes on CPUs only`,
-          '; for a GPU, name a LibTorch with CUDA: SWAP_LIBTORCH',
-        ]
-      : ['this build of the package has no engine for it', '']
-    throw new SwapError('SWAP_DEVICE_UNAVAILABLE', `the device '${device}' was asked for, but ${lacking}`, {
-      hint: `use device: 'auto'${hint}`,
-    })
-  }
-  if (cuda && device !== 'cpu') {
-    const chosen = device === 'auto' ? 'cuda' : device
-    return { engine: enginePath(folder, 'cuda'), libraries: libtorch.libraries, device: chosen }
-  }
-  const libraries = libtorch?.cpuLibraries ?? []
-  return { engine: enginePath(folder, 'cpu'), libraries, device: device === 'auto' ? 'cpu' : device }
+  throw new SwapError('SWAP_ENGINE_MISSING', 'there is no engine to open')
 }

@@ -18,7 +18,8 @@ function findDoctest() {
 
 export async function buildNative({ libtorch, tests = false }) {
   const withTests = tests && findDoctest()
-  const sources = ['CMakeLists.txt', 'binding', 'cpp', 'cuda', 'test/fake_engine', ...(withTests ? ['test/cpp'] : [])]
+  const tested = withTests ? ['test/cpp', 'test/simt', 'cmake'] : []
+  const sources = ['CMakeLists.txt', 'binding', 'cpp', 'cuda', 'test/fake_engine', ...tested]
   // The tests' build holds the plain one: only the tests' stamp asks for more.
   await once(withTests ? 'native-tests' : 'native', fingerprint(sources, libtorch), () => {
     say('native build')

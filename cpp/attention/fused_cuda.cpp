@@ -16,12 +16,12 @@ using torch::autograd::variable_list;
 constexpr int64_t kAlignment = 8;  // elements: 16 bytes
 
 // The stride of a dimension, which says nothing where there is one step only.
-int64_t stride(const at::Tensor& x, int64_t dim) { return x.size(dim) == 1 ? 0 : x.stride(dim); }
+int64_t step_of(const at::Tensor& x, int64_t dim) { return x.size(dim) == 1 ? 0 : x.stride(dim); }
 
 bool is_aligned(const at::Tensor& x) {
   if (x.stride(3) != 1) return false;
   for (int64_t dim = 0; dim < 3; ++dim) {
-    if (stride(x, dim) % kAlignment != 0) return false;
+    if (step_of(x, dim) % kAlignment != 0) return false;
   }
   return x.is_meta() || reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
 }
@@ -30,11 +30,11 @@ bool is_aligned(const at::Tensor& x) {
 at::Tensor aligned(const at::Tensor& x) { return is_aligned(x) ? x : x.clone(at::MemoryFormat::Contiguous); }
 
 cuda::Rows rows_of(const at::Tensor& x) {
-  return {x.is_meta() ? nullptr : x.const_data_ptr(), stride(x, 0), stride(x, 1), stride(x, 2)};
+  return {x.is_meta() ? nullptr : x.const_data_ptr(), step_of(x, 0), step_of(x, 1), step_of(x, 2)};
 }
 
 cuda::MutableRows mutable_rows_of(const at::Tensor& x) {
-  return {x.is_meta() ? nullptr : x.mutable_data_ptr(), stride(x, 0), stride(x, 1), stride(x, 2)};
+  return {x.is_meta() ? nullptr : x.mutable_data_ptr(), step_of(x, 0), step_of(x, 1), step_of(x, 2)};
 }
 
 const float* floats(const at::Tensor& x) { return x.is_meta() ? nullptr : x.const_data_ptr<float>(); }

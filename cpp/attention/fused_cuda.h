@@ -1,6 +1,6 @@
 // The op by the kernels of cuda/: tensors become params, memory comes from LibTorch, gradients go through autograd.
-// Nothing here needs CUDA itself: who launches is given, so tests run the same code over the emulator, and on LibTorch's
-// meta device, where tensors have shapes alone, nothing is launched.
+// Nothing here needs CUDA itself: who launches is given, so tests run the same code over the emulator, and on
+// LibTorch's meta device, where tensors have shapes alone, nothing is launched.
 #pragma once
 
 #include <ATen/ATen.h>

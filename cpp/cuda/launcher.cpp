@@ -1,5 +1,5 @@
-// The one place where LibTorch's CUDA and the kernels meet. Compiled into the engine for CUDA only; of CUDA it needs the
-// runtime's headers, which nvcc brings.
+// The one place where LibTorch's CUDA and the kernels meet. Compiled into the engine for CUDA only; of CUDA it needs
+// the runtime's headers, which nvcc brings.
 #if defined(SWAP_NO_CUDA_MACROS)
 #define C10_CUDA_NO_CMAKE_CONFIGURE_FILE  // the CPU build of LibTorch has these headers, without what its build writes
 #endif

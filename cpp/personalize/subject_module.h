@@ -21,7 +21,8 @@ struct SubjectShape {
 class SubjectModule {
  public:
   // class_embeddings [n, d]; gain []: the deviation of the base model's token embeddings
-  SubjectModule(const SubjectShape& shape, const at::Tensor& class_embeddings, const at::Tensor& gain, at::Generator generator);
+  SubjectModule(const SubjectShape& shape, const at::Tensor& class_embeddings, const at::Tensor& gain,
+                at::Generator generator);
 
   // K and V, each [S, n, d]; the same tensor when they are shared
   std::pair<at::Tensor, at::Tensor> vectors() const;

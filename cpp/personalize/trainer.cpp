@@ -182,9 +182,10 @@ Progress Trainer::step() {
   const auto gradients = this->gradients(loss);
   Progress progress;
   progress.phase = "step";
-  progress.loss = loss.total.item<double>();
-  progress.reconstruction = loss.reconstruction.item<double>();
-  progress.attention = loss.attention.item<double>();
+  const auto values = to_host(at::stack({loss.total, loss.reconstruction, loss.attention}).detach());
+  progress.loss = values[0].item<double>();
+  progress.reconstruction = values[1].item<double>();
+  progress.attention = values[2].item<double>();
   progress.stage = model_.stage(draw.timesteps[0], request_.stages);
   if (!std::isfinite(progress.loss)) {
     throw Error("SWAP_NUMERIC_NAN", "the loss is not a number at step " + std::to_string(done_ + 1),
@@ -203,10 +204,11 @@ Progress Trainer::step() {
 }
 
 bool Trainer::sound() const {
-  const auto finite = [](const at::Tensor& t) { return at::isfinite(t.detach()).all().item<bool>(); };
-  const auto parameters = leaves(module_);
-  return std::all_of(parameters.begin(), parameters.end(), finite) &&
-         std::all_of(adam_.second.begin(), adam_.second.end(), finite);
+  std::vector<at::Tensor> finite;
+  for (const auto& tensors : {leaves(module_), adam_.second}) {
+    for (const auto& t : tensors) finite.push_back(at::isfinite(t.detach()).all());
+  }
+  return !to_host(at::stack(finite).all().eq(false)).item<bool>();
 }
 
 TrainerState Trainer::state() const {

@@ -11,8 +11,20 @@
 
 namespace swap {
 
+// What the host looks at. All values that leave the device go through here, for each waits for the GPU. The meta device
+// has none: zeros, so that a job can run dry there.
+inline at::Tensor to_host(const at::Tensor& tensor) {
+  if (tensor.is_meta()) return at::zeros(tensor.sizes(), tensor.options().device(at::kCPU));
+  return tensor.to(at::kCPU);
+}
+
+// True where a value is infinite or none.
+inline bool has_nan(const at::Tensor& tensor) {
+  return to_host(at::isfinite(tensor.detach()).all().eq(false)).item<bool>();
+}
+
 inline NamedTensor to_named(std::string name, const at::Tensor& tensor) {
-  const auto plain = tensor.detach().to(at::kCPU, at::kFloat).contiguous();
+  const auto plain = to_host(tensor.detach().to(at::kFloat)).contiguous();
   NamedTensor result;
   result.name = std::move(name);
   result.shape.assign(plain.sizes().begin(), plain.sizes().end());
@@ -40,7 +52,7 @@ inline at::Tensor to_tensor(const Image& image) {
 // [3, H, W] in -1..1 -> RGB bytes, rounded half to even as numpy does
 inline Image to_image(const at::Tensor& tensor) {
   const auto bytes =
-      ((tensor / 2 + 0.5).clamp(0, 1) * 255).round().to(at::kCPU, at::kByte).permute({1, 2, 0}).contiguous();
+      to_host(((tensor / 2 + 0.5).clamp(0, 1) * 255).round().to(at::kByte)).permute({1, 2, 0}).contiguous();
   Image image;
   image.height = bytes.size(0);
   image.width = bytes.size(1);

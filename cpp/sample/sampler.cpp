@@ -26,7 +26,8 @@ int64_t activation_bytes(const DiffusionModel& model, int64_t height, int64_t wi
 int64_t batch_size(const DiffusionModel& model, const GenerateRequest& request, int64_t height, int64_t width,
                    bool guided) {
   const auto count = static_cast<int64_t>(request.seeds.size());
-  const int64_t one = activation_bytes(model, height, width, guided), available = available_memory();
+  const int64_t one = activation_bytes(model, height, width, guided),
+                available = available_memory(model.compute.device);
   if (model.compute.device.is_cpu() && one > available) {
     throw Error("SWAP_MEMORY_EXHAUSTED",
                 "a picture of " + std::to_string(request.width) + " x " + std::to_string(request.height) +
@@ -40,7 +41,7 @@ int64_t batch_size(const DiffusionModel& model, const GenerateRequest& request, 
 }
 
 void check_numbers(const at::Tensor& values, const std::string& after) {
-  if (at::isfinite(values).all().item<bool>()) return;
+  if (!has_nan(values)) return;
   throw Error("SWAP_NUMERIC_NAN", "the picture is not made of numbers after " + after,
               "use dtype 'float32'; if that fails too, the model's weights or the subject's vectors are broken");
 }

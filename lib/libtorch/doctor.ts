@@ -1,15 +1,16 @@
 /** What this machine has and what it lacks, for `swap doctor`. */
 
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { stat, statfs } from 'node:fs/promises'
 import { availableParallelism, cpus, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
-import { addonFolder, engineOverride, enginePath, findAddon } from '../addon.ts'
+import { addonFolder, engineOverride, enginePath, findAddon, hasEngine } from '../addon.ts'
+import { chooseEngine, hasGpuDriver, wantedFlavour } from '../device.ts'
 import { readModel } from '../model/index.ts'
 import { packageRoot } from '../paths.ts'
 import { cacheFolder } from './cache.ts'
-import { lookForLibtorch, type Place } from './find.ts'
+import { lookForLibtorch, type Place, preferCuda } from './find.ts'
 import { LIBTORCH_VERSION } from './version.ts'
 
 /** One thing that was looked at. */
@@ -37,13 +38,13 @@ export async function probeEngine(): Promise<Probe> {
   const { loadAddon } = await import('../addon.ts')
   const { findLibtorch } = await import('./find.ts')
   try {
-    const libtorch = engineOverride() ? undefined : await findLibtorch()
-    const engine = loadAddon().createEngine({
-      libraries: libtorch?.libraries ?? [],
-      engine: enginePath(addonFolder(), libtorch?.flavour ?? 'cpu'),
-    })
+    const gpu = hasGpuDriver()
+    const libtorch = engineOverride() ? undefined : await findLibtorch({ prefer: wantedFlavour('auto', gpu) })
+    const [choice] = chooseEngine('auto', libtorch, addonFolder(), gpu)
+    const { device, ...paths } = choice!
+    const engine = loadAddon().createEngine(paths)
     await engine.close()
-    return { ok: true, message: 'the engine loads' }
+    return { ok: true, message: device === 'cpu' ? 'the engine loads' : 'the engine for CUDA loads' }
   } catch (error) {
     const { message, hint } = error as Error & { hint?: string }
     return { ok: false, message, hint }
@@ -63,10 +64,10 @@ function checkNode(): Check {
 }
 
 function checkLibtorch(places: Place[]): Check {
-  const used = places.find((place) => place.usable)
+  const used = hasGpuDriver() ? preferCuda(places) : places.find((place) => place.usable)
   const named = places.find((place) => place.source === 'SWAP_LIBTORCH' && place.path)
   const refused = named && !named.usable
-  const bad = !used || refused
+  const bad = !used?.usable || refused
   return {
     name: 'libtorch',
     status: bad ? 'bad' : 'ok',
@@ -100,32 +101,57 @@ async function checkEngine(probe: () => Promise<Probe>, libtorchIsThere: boolean
   return { ...check, status: ok ? 'ok' : 'bad', found: message, hint }
 }
 
-function checkDevice(places: Place[]): Check {
-  const details: string[] = []
-  const gpu = spawnSync('nvidia-smi', ['--query-gpu=name,driver_version', '--format=csv,noheader'], {
+/** What a GPU needs, as it was found. */
+export interface GpuParts {
+  /** NVIDIA's driver is there. */
+  driver: boolean
+  /** What its tool lists: name and driver version. */
+  gpus: string[]
+  /** The package has an engine for CUDA. */
+  engine: boolean
+}
+
+/** On what pictures will be computed, and why not on a GPU. */
+export function checkDevice(places: Place[], { driver, gpus, engine }: GpuParts): Check {
+  const present = driver || gpus.length > 0
+  const named = places.find(({ source, path }) => source === 'SWAP_LIBTORCH' && path)
+  const libtorch = (present ? preferCuda(places) : places.find(({ usable }) => usable))?.found
+  const cuda = libtorch?.flavour === 'cuda' && libtorch.version === LIBTORCH_VERSION
+  const complete = cuda && libtorch.missing.length === 0
+  const details = [
+    gpus.length > 0
+      ? `NVIDIA: ${gpus.join('; ')}`
+      : driver
+        ? "NVIDIA's driver is here, but nvidia-smi lists no GPU"
+        : 'no NVIDIA driver (nvidia-smi does not answer)',
+  ]
+  if (!cuda) details.push('the LibTorch that is used is a CPU build')
+  else if (!complete) details.push(`the CUDA LibTorch lacks ${libtorch.missing.join(', ')} beside it`)
+  if (!engine) details.push('this package has no CUDA engine for this platform')
+  const ready = present && complete && engine
+  let hint: string | undefined
+  if (present && !engine) hint = 'build it from source with nvcc: npm run build:cuda'
+  else if (present && !cuda)
+    hint = named
+      ? 'SWAP_LIBTORCH names a CPU build: name a CUDA build, or unset it'
+      : `\`pip install torch==${LIBTORCH_VERSION}\` brings a LibTorch with CUDA, which is then found by itself; or name one in SWAP_LIBTORCH`
+  else if (present && !complete) hint = `let pip install all of it: \`pip install torch==${LIBTORCH_VERSION}\``
+  return { name: 'device', status: present && !ready ? 'warn' : 'ok', found: ready ? 'cuda' : 'cpu', details, hint }
+}
+
+function gpuParts(): GpuParts {
+  const list = spawnSync('nvidia-smi', ['--query-gpu=name,driver_version', '--format=csv,noheader'], {
     encoding: 'utf8',
     timeout: 10_000,
     windowsHide: true,
   })
-  const gpus = gpu.status === 0 ? gpu.stdout.trim().split('\n').filter(Boolean) : []
-  details.push(gpus.length > 0 ? `NVIDIA: ${gpus.join('; ')}` : 'no NVIDIA GPU or driver (nvidia-smi does not answer)')
-  const cuda = places.find((place) => place.usable)?.found?.flavour === 'cuda'
-  if (!cuda) details.push('the LibTorch that is used is a CPU build')
-  const engine = hasCudaEngine()
-  if (!engine) details.push('this package has no CUDA engine for this platform')
-  const ready = gpus.length > 0 && cuda && engine
-  return {
-    name: 'device',
-    status: gpus.length > 0 && !ready ? 'warn' : 'ok',
-    found: ready ? 'cuda' : 'cpu',
-    details,
-    hint: gpus.length > 0 && engine && !cuda ? 'name a LibTorch with CUDA in SWAP_LIBTORCH' : undefined,
-  }
+  const gpus = list.status === 0 ? list.stdout.trim().split('\n').filter(Boolean) : []
+  return { driver: hasGpuDriver(), gpus, engine: hasCudaEngine() }
 }
 
 function hasCudaEngine(): boolean {
   try {
-    return existsSync(enginePath(addonFolder(), 'cuda'))
+    return hasEngine(addonFolder(), 'cuda')
   } catch {
     return false
   }
@@ -199,7 +225,7 @@ export async function diagnose(probe: () => Promise<Probe> = probeEngine): Promi
     checkNode(),
     libtorch,
     await checkEngine(probe, libtorch.status === 'ok'),
-    checkDevice(places),
+    checkDevice(places, gpuParts()),
     checkCpu(),
     await checkModel(),
     await checkDisk(),

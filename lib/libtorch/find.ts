@@ -29,6 +29,8 @@ export interface FindOptions {
   env?: NodeJS.ProcessEnv
   /** Pythons to ask for their torch, in order. */
   pythons?: string[]
+  /** `'cuda'`: a LibTorch with CUDA before one without, wherever it lies. Default: the first that is found. */
+  prefer?: 'cpu' | 'cuda' | undefined
 }
 
 const SETUP_HINT = 'run `npx swap setup`, or set SWAP_LIBTORCH to a folder with LibTorch'
@@ -78,6 +80,14 @@ export async function lookForLibtorch(
   return places
 }
 
+const hasCuda = ({ usable, found }: Place): boolean => usable && found?.flavour === 'cuda' && found.missing.length === 0
+
+/** The place to take when all were looked at. */
+export function preferCuda(places: Place[]): Place {
+  const named = places.find(({ source, path }) => source === 'SWAP_LIBTORCH' && path)
+  return named ?? places.find(hasCuda) ?? places.find(({ usable }) => usable) ?? places.at(-1)!
+}
+
 /**
  * The LibTorch to load.
  *
@@ -86,11 +96,10 @@ export async function lookForLibtorch(
  */
 export async function findLibtorch(options: FindOptions = {}): Promise<LibTorch> {
   // A folder that was named on purpose is used or refused, never silently passed over.
-  const places = await lookForLibtorch(
-    options,
-    (place) => place.usable || (place.source === 'SWAP_LIBTORCH' && !!place.path),
+  const places = await lookForLibtorch(options, (place) =>
+    place.source === 'SWAP_LIBTORCH' ? !!place.path : place.usable && (options.prefer !== 'cuda' || hasCuda(place)),
   )
-  const last = places.at(-1)!
+  const last = options.prefer === 'cuda' ? preferCuda(places) : places.at(-1)!
   if (last.usable && last.found) return { ...last.found, source: last.source }
   if (last.source === 'SWAP_LIBTORCH' && !last.found) {
     throw new SwapError('SWAP_LIBTORCH_MISSING', `SWAP_LIBTORCH is ${last.path}, and no LibTorch lies there`, {

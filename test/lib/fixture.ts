@@ -32,6 +32,7 @@ export function useFakeBinding(): void {
       },
       loadAddon: () => binding,
       addonFolder: () => '/nowhere',
+      hasGpuDriver: () => false,
     }
     // any file: the fake binding opens none
     vi.stubEnv('SWAP_ENGINE_LIBRARY', process.execPath)

@@ -80,9 +80,47 @@ describe('open', () => {
       const engineCuda = ENGINE_CPU.replace('cpu', 'cuda')
       await writeFile(join(folder, engineCuda), '')
       const cuda = { libraries: ['/torch/cuda.so'], engine: engineCuda }
-      expect(await opened('auto')).toEqual({ ...cuda, device: 'cuda' })
+      // Without a driver it need not be tried.
+      expect(await opened('auto')).toEqual(cpu)
+      parts.hasGpuDriver = () => true
+      // The engine takes the GPU, or the CPU where the driver has none.
+      expect(await opened('auto')).toEqual({ ...cuda, device: 'auto' })
       expect(await opened('cuda:1')).toEqual({ ...cuda, device: 'cuda:1' })
       expect(await opened('cpu')).toEqual(cpu)
+    })
+
+    test('a LibTorch with CUDA is preferred where a GPU is asked for or may be used', async () => {
+      found('cpu')
+      const { findLibtorch } = parts
+      const asked: string[] = []
+      parts.findLibtorch = async (prefer) => {
+        asked.push(prefer)
+        return await findLibtorch(prefer)
+      }
+      await opened('auto')
+      await opened('cpu')
+      await expect(open({ device: 'cuda' })).rejects.toMatchObject({ code: 'SWAP_DEVICE_UNAVAILABLE' })
+      parts.hasGpuDriver = () => true
+      await opened('auto')
+      await opened('cpu')
+      expect(asked).toEqual(['cpu', 'cpu', 'cuda', 'cuda', 'cpu'])
+    })
+
+    test('a LibTorch with CUDA that cannot be opened: auto takes the CPU, cuda says why', async () => {
+      found('cuda')
+      parts.hasGpuDriver = () => true
+      await writeFile(join(folder, ENGINE_CPU.replace('cpu', 'cuda')), '')
+      const create = binding.createEngine
+      binding.createEngine = (options) => {
+        if (options.libraries[0] === '/torch/cuda.so') throw nativeError('SWAP_LIBTORCH_LOAD', 'libcublas.so.13')
+        return create.call(binding, options)
+      }
+      try {
+        expect(await opened('auto')).toEqual({ libraries: ['/torch/cpu.so'], engine: ENGINE_CPU, device: 'cpu' })
+        await expect(open({ device: 'cuda' })).rejects.toMatchObject({ code: 'SWAP_LIBTORCH_LOAD' })
+      } finally {
+        binding.createEngine = create
+      }
     })
 
     test('without the engine library', async () => {
@@ -106,6 +144,7 @@ describe('open', () => {
       findLibtorch: async () => fail('libtorch'),
       loadAddon: () => fail('addon'),
       addonFolder: () => fail('folder'),
+      hasGpuDriver: () => false,
     }
     await expect(openWith(broken, { device: 'tpu' }, {})).rejects.toMatchObject({ code: 'SWAP_OPTION_INVALID' })
     expect(asked).toEqual([])

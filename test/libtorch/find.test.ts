@@ -99,8 +99,16 @@ describe.runIf(linux)('where LibTorch comes from', () => {
     python = fakePython('')
   })
 
-  const find = (env: NodeJS.ProcessEnv = {}) =>
-    findLibtorch({ env: { PATH: process.env.PATH, SWAP_CACHE: cache, ...env }, pythons: [python] })
+  const find = (env: NodeJS.ProcessEnv = {}, prefer?: 'cpu' | 'cuda') =>
+    findLibtorch({ env: { PATH: process.env.PATH, SWAP_CACHE: cache, ...env }, pythons: [python], prefer })
+
+  /** As `pip install torch` leaves it. */
+  function cudaTorch({ whole = true } = {}): string {
+    const site = temporary()
+    if (whole) writeFiles(site, { 'nvidia/cu13/lib/libcudart.so.13': '', 'nvidia/cu13/lib/libcupti.so.13': '' })
+    const cuda = { 'lib/libc10_cuda.so': '', 'lib/libtorch_cuda.so': '' }
+    return writeFiles(join(site, 'torch'), { ...libtorchFiles('2.13.0+cu130'), ...cuda })
+  }
 
   it('is SWAP_LIBTORCH first, then the cache, then Python', async () => {
     const fromPython = writeFiles(join(temporary(), 'torch'), libtorchFiles())
@@ -110,6 +118,22 @@ describe.runIf(linux)('where LibTorch comes from', () => {
     expect(await find()).toMatchObject({ root: cached, source: 'cache' })
     const named = writeFiles(temporary(), libtorchFiles())
     expect(await find({ SWAP_LIBTORCH: named })).toMatchObject({ root: named, source: 'SWAP_LIBTORCH' })
+  })
+
+  it('is one with CUDA where a GPU is wanted, else the first', async () => {
+    const cached = writeFiles(cachedLibtorch(cache), libtorchFiles())
+    const torch = cudaTorch()
+    python = fakePython(torch)
+    expect(await find()).toMatchObject({ root: cached, flavour: 'cpu' })
+    expect(await find({}, 'cpu')).toMatchObject({ root: cached })
+    expect(await find({}, 'cuda')).toMatchObject({ root: torch, flavour: 'cuda', source: 'python' })
+    // What was named on purpose is taken.
+    expect(await find({ SWAP_LIBTORCH: cached }, 'cuda')).toMatchObject({ root: cached, source: 'SWAP_LIBTORCH' })
+    // One that cannot be loaded is not preferred.
+    python = fakePython(cudaTorch({ whole: false }))
+    expect(await find({}, 'cuda')).toMatchObject({ root: cached })
+    python = fakePython('')
+    expect(await find({}, 'cuda')).toMatchObject({ root: cached })
   })
 
   it('is nowhere: it says what to run', async () => {
