@@ -125,8 +125,8 @@ inline double error(const at::Tensor& found, const at::Tensor& expected) {
   return size > 0 ? difference / size : difference;
 }
 
-// Largest error that is allowed where the plain version's is `plain`: twice that; where it happens to be exact, nearly: a
-// hundredth of the dtype's precision, or ten units of float32.
+// Largest error that is allowed where the plain version's is `plain`: twice that; where it happens to be exact, nearly:
+// a hundredth of the dtype's precision, or ten units of float32.
 inline double allowed(double plain, at::ScalarType dtype) {
   return std::max(2 * plain, dtype == at::kBFloat16 ? 4e-5 : dtype == at::kHalf ? 1e-5 : 1.2e-6);
 }

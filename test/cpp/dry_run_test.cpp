@@ -41,9 +41,11 @@ at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const std:
   return at::empty(shape, x.options(), at::MemoryFormat::ChannelsLast);
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
-    const at::Tensor&, const at::Tensor& x, const at::Tensor&, at::OptionalIntArrayRef, at::IntArrayRef,
-    at::IntArrayRef, at::IntArrayRef, bool, at::IntArrayRef, int64_t, std::array<bool, 3>) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(const at::Tensor&, const at::Tensor& x,
+                                                                    const at::Tensor&, at::OptionalIntArrayRef,
+                                                                    at::IntArrayRef, at::IntArrayRef, at::IntArrayRef,
+                                                                    bool, at::IntArrayRef, int64_t,
+                                                                    std::array<bool, 3>) {
   return {at::empty_like(x), {}, {}};
 }
 
@@ -156,6 +158,7 @@ GenerateRequest generate_request(const std::string& scheduler, int64_t side, int
   request.prompt.slots = {{0, 5}};
   request.scheduler.kind = scheduler;
   request.scheduler.skip_prk_steps = true;
+  if (scheduler == "unipc") request.scheduler.solver_type = "bh2";
   request.steps = 3, request.guidance_scale = 7.5;
   request.seeds = {1, 2};
   request.width = request.height = side;
@@ -187,7 +190,7 @@ TEST_CASE("two training steps run dry") {
 
 TEST_CASE("sampling runs dry with every scheduler") {
   const auto model = on_meta(small());
-  for (const char* scheduler : {"ddim", "pndm", "euler", "euler-a", "dpm++2m", "unipc"}) {
+  for (const char* scheduler : {"ddim", "pndm", "euler", "euler-a", "dpm++2m", "unipc", "lcm"}) {
     CAPTURE(scheduler);
     GenerateResult result;
     generate(model, generate_request(scheduler, 32, 64), {}, result);
