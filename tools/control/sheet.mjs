@@ -1,0 +1,57 @@
+// node sheet.mjs --net DIR --edges DIR --photo FILE --class WORD --out FILE [--steps 600] [--scale 1] [--seed 1]
+// A contact sheet of what the package draws along edges: without the net, with it, and a learnt subject with it. DIR has
+// PNGs of edges (edges.py makes them), each named as its prompt: `a person at the beach.png`. Build the package first.
+
+import { readdirSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { Personalizer } from '../../dist/index.js'
+import { grid } from '../mini/measure/grid.mjs'
+
+const { values } = parseArgs({
+  options: {
+    out: { type: 'string' },
+    net: { type: 'string' },
+    edges: { type: 'string' },
+    photo: { type: 'string' },
+    class: { type: 'string', default: 'person' },
+    model: { type: 'string', default: 'mini' },
+    steps: { type: 'string' },
+    scale: { type: 'string', default: '1' },
+    seed: { type: 'string', default: '1' },
+    threads: { type: 'string', default: '1' },
+  },
+})
+const word = values.class
+const seed = Number(values.seed)
+const personalizer = await Personalizer.open({ model: values.model, threads: Number(values.threads) })
+const subject = await personalizer.learn({
+  image: values.photo,
+  class: word,
+  name: 'subject',
+  ...(values.steps && { steps: Number(values.steps) }),
+})
+const rows = []
+for (const file of readdirSync(values.edges)
+  .filter((name) => name.endsWith('.png'))
+  .sort()) {
+  const image = join(values.edges, file)
+  const prompt = basename(file, '.png')
+  const control = [{ model: values.net, image, scale: Number(values.scale) }]
+  const draw = async (options) => {
+    const [picture] = await personalizer.generate({ seed, ...options })
+    return await picture.toBuffer()
+  }
+  rows.push([
+    { picture: image, label: 'edges' },
+    { picture: await draw({ prompt }), label: prompt },
+    { picture: await draw({ prompt, control }), label: 'with the edges' },
+    {
+      picture: await draw({ prompt: prompt.replace(word, '<subject>'), subjects: [subject], control }),
+      label: `<subject>, with the edges`,
+    },
+  ])
+}
+await personalizer.close()
+await grid(values.out, rows)
+console.log(values.out)
