@@ -51,6 +51,18 @@ const edited = (edit: (file: { model: Record<string, unknown>; added_tokens: unk
   return JSON.stringify(file)
 }
 
+test('the embedded model says the same in both layouts', async () => {
+  const file = (name: string): string =>
+    readFileSync(new URL(`../../models/mini/tokenizer/${name}`, import.meta.url), 'utf8')
+  const older = ['vocab.json', 'merges.txt', 'special_tokens_map.json', 'tokenizer_config.json']
+  const path = folder(Object.fromEntries(older.map((name) => [name, file(name)])))
+  const tokenizer = await ClipTokenizer.open(path, { positions: 77 })
+  const { special, ids } = golden.folders['models/mini/tokenizer']!
+  const { bos, eos, pad, unk } = tokenizer
+  expect({ bos, eos, pad, unk }).toEqual(special)
+  expect(golden.texts.map((text) => tokenizer.tokens(text))).toEqual(ids)
+})
+
 test('pads with its own token', async () => {
   const tokenizer = await ClipTokenizer.open(folder(golden.folders['padded with !']!.files!), { positions: 5 })
   expect(tokenizer.padded([7])).toEqual([tokenizer.bos, 7, tokenizer.eos, 0, 0])

@@ -33,6 +33,8 @@ def main() -> None:
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(a.out, safe_serialization=True)
+    # Older programs read vocab.json and merges.txt: the same vocabulary, written out of the one that was trained with.
+    pipeline.tokenizer.backend_tokenizer.model.save(str(a.out / 'tokenizer'))
     size = sum(p.stat().st_size for p in a.out.rglob('*.safetensors'))
     # Read back, so that the sheet shows what the rounded weights draw.
     unet = UNet2DConditionModel.from_pretrained(a.out / 'unet', torch_dtype=torch.float32).eval()

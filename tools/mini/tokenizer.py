@@ -59,6 +59,8 @@ def main() -> None:
     settings = {'tokenizer_class': 'CLIPTokenizer', 'model_max_length': 77, 'do_lower_case': True, 'add_prefix_space': False, 'errors': 'replace'}
     (a.out / 'tokenizer_config.json').write_text(json.dumps(settings | special))
 
+    # One of an earlier run would be read before the two files above.
+    (a.out / 'tokenizer.json').unlink(missing_ok=True)
     tokenizer = CLIPTokenizer.from_pretrained(a.out)
     tokenizer.save_pretrained(a.out)  # adds tokenizer.json
     words = {w for c in captions for w in c.replace('-', ' ').split()}
