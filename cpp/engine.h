@@ -311,7 +311,8 @@ struct GenerateResult {
 //   "trajectory"   sample, outputs [calls, ...], seed -> timesteps [calls], samples [calls, ...]; with begin [1] the
 //                  first calls are left out, and sample is the noise that is laid over image
 //   "gradient"     learn + timesteps [B], templates [B], latents, noise, and the parameters by name
-//                  -> loss, reconstruction, attention [1], grad.<parameter>, k, v
+//                  -> loss, reconstruction, attention [1], grad.<parameter>, k, v; the parameters of a second text
+//                     encoder's module begin with "1.", its vectors are k.1 and v.1
 //   "draws"        learn + step [1]                  -> timesteps, templates, latents, noise
 struct EvaluateRequest {
   std::string op;

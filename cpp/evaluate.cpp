@@ -19,7 +19,10 @@ class Evaluation {
   void text_states() {
     c10::NoGradGuard no_grad;
     const auto& encoder = model_.text.at(request_.text_encoder);
-    put("states", encoder.encode(encoder.embed(input("ids").to(at::kLong)), cancel_));
+    const auto ids = input("ids").to(at::kLong);
+    const auto encoded = encoder.encode_whole(encoder.embed(ids), cancel_);
+    put("states", encoded.states);
+    if (encoded.last.defined()) put("pooled", encoder.pooled(encoded.last, ids));
   }
 
   void prompt() {
@@ -31,6 +34,7 @@ class Evaluation {
     const auto& states = prompt.at(timesteps[0]);
     put("states_k", states.k);
     put("states_v", states.v);
+    if (states.pooled.defined()) put("pooled", states.pooled);
   }
 
   void unet() {
@@ -120,8 +124,11 @@ class Evaluation {
       put("grad." + parameters[i].first, gradients[i].defined() ? gradients[i] : at::zeros_like(parameters[i].second));
     }
     const auto subject = trainer.subject();
-    result_.outputs.push_back({"k", {static_cast<int64_t>(subject.k[0].size())}, subject.k[0]});
-    result_.outputs.push_back({"v", {static_cast<int64_t>(subject.v[0].size())}, subject.v[0]});
+    for (size_t e = 0; e < subject.k.size(); ++e) {
+      const auto suffix = e == 0 ? std::string() : "." + std::to_string(e);
+      result_.outputs.push_back({"k" + suffix, {static_cast<int64_t>(subject.k[e].size())}, subject.k[e]});
+      result_.outputs.push_back({"v" + suffix, {static_cast<int64_t>(subject.v[e].size())}, subject.v[e]});
+    }
   }
 
   void draws() {
@@ -148,6 +155,9 @@ class Evaluation {
       given.down_residuals.push_back(input("residual." + std::to_string(i)));
     }
     if (has("residual.mid")) given.mid_residual = input("residual.mid");
+    if (has("pooled")) given.pooled = input("pooled");
+    if (has("time_ids")) given.time_ids = input("time_ids");
+    if (has("guidance")) given.guidance = input("guidance");
     return given;
   }
   const NamedTensor* find(const std::string& name) const {

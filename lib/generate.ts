@@ -12,6 +12,7 @@ import { type GenerateOptions, generateSchema, invalidOption, MAX_SIZE, parseOpt
 import type { Session } from './session.ts'
 import type { Subject } from './subject.ts'
 import { runTask } from './task.ts'
+import { timeIds } from './time_ids.ts'
 
 /** A step that was done. */
 export interface GenerateEvent {
@@ -42,7 +43,9 @@ export async function generate(
   const options = parseGenerate(optionsLike(given, before))
   const { prompt } = options
   if (prompt === undefined) throw invalidOption('option "prompt" of generate()', 'must be a text', prompt)
-  const { negativePrompt, subjects, seed, count, guidanceRescale, promptWeights } = options
+  const { subjects, seed, count, guidanceRescale, promptWeights } = options
+  // In SDXL none is not the same as an empty one.
+  const negativePrompt = options.negativePrompt ?? (model.zeroNegative ? undefined : '')
   const steps = options.steps ?? model.defaults.steps
   const guidanceScale = options.guidanceScale ?? model.defaults.guidanceScale
   const { width, height, initial } = await readBeginning(options, steps, model)
@@ -90,6 +93,7 @@ export async function generate(
     batch: options.batch ?? 0,
     guidanceRescale,
     initial: initial && { image: initial.image, strength: initial.strength, mask: initial.mask ?? new Float32Array(0) },
+    timeIds: timeIds(model, { width, height }),
   }
   const clock = new StepClock('step')
   const onEvent = (event: NativeEvent): void => {

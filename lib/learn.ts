@@ -21,6 +21,7 @@ import {
 import type { Session } from './session.ts'
 import { Subject } from './subject.ts'
 import { runTask } from './task.ts'
+import { timeIds } from './time_ids.ts'
 
 /** A training step that was done. */
 export interface LearnEvent {
@@ -106,6 +107,7 @@ export async function learn(session: Session, given: LearnOptions, context: JobC
     attentionWeight: settings.attentionWeight,
     attentionLevels: settings.attentionLevels,
     tokenWeights: new Float32Array(0),
+    timeIds: timeIds(model, photo.image),
     resume: resume?.state,
     checkpointEvery: checkpoint?.every ?? 0,
   }

@@ -163,7 +163,7 @@ export const learnSchema = object({
     object({
       /** Its weight against the reconstruction; 0 turns it off. Default: the model's, else 0.003. */
       weight: v.optional(number(0, 1000)),
-      /** Downsampling levels whose cross-attention it looks at, 0 the finest. Default: the model's, else `[1, 2]`. */
+      /** Downsampling levels whose cross-attention it looks at, 0 the finest. Default: the model's, else `[1, 2]`, `[2]` for SDXL. */
       levels: v.optional(levels),
     }),
   ),
@@ -216,8 +216,11 @@ export const generateSchema = object({
     ),
     [],
   ),
-  /** What to keep away from. Default empty. Not used where the guidance scale is at most 1. */
-  negativePrompt: v.optional(text(0, 10_000), ''),
+  /**
+   * What to keep away from. Default empty; for SDXL models whose files say so none at all, which is not the same. Not
+   * used where the guidance scale is at most 1.
+   */
+  negativePrompt: v.optional(text(0, 10_000)),
   /** Denoising steps. Default: the model's, else 30. */
   steps: v.optional(integer(1, 1000)),
   /** How strongly the prompt counts; at most 1: no guidance. Default: the model's, else 7.5. */

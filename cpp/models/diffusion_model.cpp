@@ -24,7 +24,7 @@ DiffusionModel::DiffusionModel(WeightStore& store, const ModelSpec& spec)
       compute(store.compute()),
       text(read_text_encoders(store, spec)),
       unet(Scope(store, "unet.", compute.dtype), spec.unet),
-      vae(Scope(store, "vae.", compute.dtype), spec.vae),
+      vae(Scope(store, "vae.", vae_dtype(compute.dtype)), spec.vae),
       alphas_cumprod(swap::alphas_cumprod(spec.noise).to(at::kFloat)) {}
 
 at::Tensor DiffusionModel::insert(const at::Tensor& embeddings, int64_t position, const at::Tensor& vectors) {
@@ -34,6 +34,23 @@ at::Tensor DiffusionModel::insert(const at::Tensor& embeddings, int64_t position
 
 at::Tensor DiffusionModel::ids(const std::vector<int64_t>& tokens) const {
   return at::tensor(tokens, at::TensorOptions().dtype(at::kLong)).to(compute.device);
+}
+
+at::Tensor DiffusionModel::time_ids(const std::vector<double>& given, const char* name) const {
+  if (spec.unet.pooled_width == 0) return {};
+  if (given.size() != 6) {
+    throw Error("SWAP_ENGINE_ARGUMENT",
+                std::string(name) + ": this model takes six sizes, not " + std::to_string(given.size()));
+  }
+  return at::tensor(given, at::TensorOptions().dtype(at::kFloat)).unsqueeze(0).to(compute.device);
+}
+
+int64_t DiffusionModel::pooling_encoder() const {
+  if (spec.unet.pooled_width == 0) return -1;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i].spec().projection_dim > 0) return static_cast<int64_t>(i);
+  }
+  throw Error("SWAP_ENGINE_ARGUMENT", "spec: the U-Net takes a pooled state, and no text encoder gives one");
 }
 
 int64_t DiffusionModel::stage(double timestep, int64_t stages) const {

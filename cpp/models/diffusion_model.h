@@ -24,10 +24,16 @@ struct DiffusionModel {
   std::map<std::string, ControlNet> controls;  // by the name that they were attached under
   at::Tensor alphas_cumprod;                   // [T] fp32: the share of signal that is left at each timestep
 
-  // Token embeddings [L, d] of encoder 0 with rows [position, position + n) replaced by `vectors` [n, d].
+  // Token embeddings [L, d] of one encoder with rows [position, position + n) replaced by `vectors` [n, d].
   static at::Tensor insert(const at::Tensor& embeddings, int64_t position, const at::Tensor& vectors);
 
   at::Tensor ids(const std::vector<int64_t>& tokens) const;  // [L], on the device
+
+  // Sizes of a request as the U-Net takes them, [1, 6]; undefined where it takes none. Throws where they are not six.
+  at::Tensor time_ids(const std::vector<double>& given, const char* name) const;
+
+  // The encoder whose pooled state the U-Net takes; -1: none.
+  int64_t pooling_encoder() const;
 
   // Stage of a timestep for a subject of S stages: stage 0 has the least noise.
   int64_t stage(double timestep, int64_t stages) const;

@@ -1,8 +1,5 @@
 #include "models/down_path.h"
 
-#include <algorithm>
-#include <cmath>
-
 namespace swap {
 
 at::Tensor UNetBlock::run(size_t j, const at::Tensor& x, const at::Tensor& time, AttentionContext& context) const {
@@ -17,13 +14,11 @@ SpatialTransformer DownPath::transformer(const Scope& scope, int64_t channels, i
   return SpatialTransformer(scope, spec_, channels, heads, depth, first);
 }
 
-DownPath::DownPath(const Scope& scope, const UNetSpec& spec) : spec_(spec) {
+DownPath::DownPath(const Scope& scope, const UNetSpec& spec) : spec_(spec), time_(scope, spec) {
   const auto& levels = spec.levels;
   const auto count = static_cast<int64_t>(levels.size());
   const int64_t base = levels[0].channels, time_width = 4 * base, groups = spec.norm_groups;
 
-  time1_ = Linear(scope / "time_embedding" / "linear_1", base, time_width);
-  time2_ = Linear(scope / "time_embedding" / "linear_2", time_width, time_width);
   conv_in_ = Conv2d(scope / "conv_in", spec.in_channels, base, 3, 1, 1);
 
   skip_channels_.push_back(base);
@@ -56,16 +51,6 @@ DownPath::DownPath(const Scope& scope, const UNetSpec& spec) : spec_(spec) {
     // Without attention the middle is one resnet only (diffusers' UNetMidBlock2D as the U-Net builds it).
     mid_resnets_.emplace_back(middle / "resnets" / 1, in, in, time_width, groups, spec.norm_eps);
   }
-}
-
-at::Tensor DownPath::time_embedding(const at::Tensor& timesteps, const Conditions&) const {
-  const int64_t half = spec_.levels[0].channels / 2;
-  const auto exponent = at::arange(half, at::TensorOptions().dtype(at::kFloat).device(timesteps.device())) *
-                        (-std::log(10000.0) / (static_cast<double>(half) - spec_.freq_shift));
-  const auto angles = timesteps.to(at::kFloat).unsqueeze(1) * at::exp(exponent).unsqueeze(0);
-  const auto sine = at::sin(angles), cosine = at::cos(angles);
-  const auto embedding = (spec_.flip_sin_to_cos ? at::cat({cosine, sine}, 1) : at::cat({sine, cosine}, 1)).to(dtype());
-  return at::silu(time2_(at::silu(time1_(embedding))));
 }
 
 at::Tensor DownPath::enter(const at::Tensor& latents) const {

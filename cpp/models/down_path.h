@@ -7,6 +7,7 @@
 #include "attention/context.h"
 #include "models/conditions.h"
 #include "models/resnet.h"
+#include "models/time_embedding.h"
 #include "models/transformer.h"
 
 namespace swap {
@@ -26,7 +27,9 @@ class DownPath {
   DownPath(const Scope& scope, const UNetSpec& spec);
 
   // [B, 4 * channels] after SiLU, as every resnet takes it.
-  at::Tensor time_embedding(const at::Tensor& timesteps, const Conditions& conditions) const;
+  at::Tensor time_embedding(const at::Tensor& timesteps, const Conditions& conditions) const {
+    return time_(timesteps, conditions);
+  }
   // latents [B, in, h, w] fp32 -> [B, channels, h, w]
   at::Tensor enter(const at::Tensor& latents) const;
 
@@ -49,7 +52,7 @@ class DownPath {
   SpatialTransformer transformer(const Scope& scope, int64_t channels, int64_t heads, int64_t depth, int64_t level);
 
   UNetSpec spec_;
-  Linear time1_, time2_;
+  TimeEmbedding time_;
   Conv2d conv_in_;
   std::vector<UNetBlock> down_;
   std::vector<ResnetBlock> mid_resnets_;

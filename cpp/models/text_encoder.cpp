@@ -6,8 +6,9 @@ TextEncoder::TextEncoder(const Scope& scope, const TextEncoderSpec& spec) : spec
   const int64_t d = spec.width;
   tokens_ = scope.read("embeddings.token_embedding.weight", {spec.vocab, d});
   positions_ = scope.read("embeddings.position_embedding.weight", {spec.positions, d});
-  // The layers after the state that is used are not read at all.
-  for (int64_t i = 0; i < spec.layers - spec.skip_layers; ++i) {
+  const bool whole = spec.projection_dim > 0;
+  // The layers after the state that is used are not read at all, unless the pooled state comes from the last.
+  for (int64_t i = 0; i < spec.layers - (whole ? 0 : spec.skip_layers); ++i) {
     const Scope layer = scope / "encoder" / "layers" / i, attention = layer / "self_attn", mlp = layer / "mlp";
     layers_.push_back({LayerNorm(layer / "layer_norm1", d, spec.norm_eps),
                        LayerNorm(layer / "layer_norm2", d, spec.norm_eps), Linear(attention / "q_proj", d, d),
@@ -15,14 +16,19 @@ TextEncoder::TextEncoder(const Scope& scope, const TextEncoderSpec& spec) : spec
                        Linear(attention / "out_proj", d, d), Linear(mlp / "fc1", d, spec.intermediate),
                        Linear(mlp / "fc2", spec.intermediate, d)});
   }
-  if (spec.final_norm) final_norm_ = LayerNorm(scope / "final_layer_norm", d, spec.norm_eps);
+  if (spec.final_norm || whole) final_norm_ = LayerNorm(scope / "final_layer_norm", d, spec.norm_eps);
+  if (whole) projection_ = scope.read("text_projection.weight", {spec.projection_dim, d});
 }
 
 at::Tensor TextEncoder::embed(const at::Tensor& ids) const { return at::embedding(tokens_, ids); }
 
-at::Tensor TextEncoder::encode(const at::Tensor& embeddings, const Cancel& cancel) const {
+EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel, bool whole) const {
+  const auto used = static_cast<size_t>(spec_.layers - spec_.skip_layers);
+  EncodedText result;
   auto x = embeddings + positions_.narrow(0, 0, embeddings.size(1));
-  for (const auto& layer : layers_) {
+  for (size_t i = 0; i < (whole ? layers_.size() : used); ++i) {
+    if (i == used) result.states = x;
+    const auto& layer = layers_[i];
     x = cancel.at(x);
     const auto y = layer.norm1(x);
     const auto attended =
@@ -33,7 +39,18 @@ at::Tensor TextEncoder::encode(const at::Tensor& embeddings, const Cancel& cance
     h = spec_.activation == "quick_gelu" ? h * at::sigmoid(h * 1.702) : at::gelu(h);
     x = x + layer.fc2(h);
   }
-  return final_norm_.weight.defined() ? final_norm_(x) : x;
+  if (!result.states.defined()) result.states = x;
+  if (spec_.final_norm) result.states = final_norm_(result.states);
+  if (whole) result.last = final_norm_(x);
+  return result;
+}
+
+at::Tensor TextEncoder::pooled(const at::Tensor& last, const at::Tensor& ids) const {
+  // The first end of the text, for it may be the padding too; without one, the greatest id, as older configs mean it.
+  const auto ends = ids.eq(spec_.eos).to(at::kInt);
+  const auto place = at::where(ends.any(1), ends.argmax(1), ids.argmax(1));
+  const auto rows = at::arange(ids.size(0), place.options());
+  return at::linear(last.index({rows, place}), projection_);
 }
 
 }  // namespace swap

@@ -8,6 +8,11 @@
 
 namespace swap {
 
+struct EncodedText {
+  at::Tensor states;  // [B, L, width], those that condition the U-Net
+  at::Tensor last;    // [B, L, width], the last layer's, normalised; undefined where the encoder has no projection
+};
+
 class TextEncoder {
  public:
   TextEncoder(const Scope& scope, const TextEncoderSpec& spec);
@@ -15,7 +20,15 @@ class TextEncoder {
   // ids [B, L] -> token embeddings [B, L, width], without positions
   at::Tensor embed(const at::Tensor& ids) const;
   // token embeddings [B, L, width] -> the states that condition the U-Net, [B, L, width]
-  at::Tensor encode(const at::Tensor& embeddings, const Cancel& cancel) const;
+  at::Tensor encode(const at::Tensor& embeddings, const Cancel& cancel) const {
+    return run(embeddings, cancel, false).states;
+  }
+  // The same with the layers behind that state, for pooled().
+  EncodedText encode_whole(const at::Tensor& embeddings, const Cancel& cancel) const {
+    return run(embeddings, cancel, spec_.projection_dim > 0);
+  }
+  // The last layer's state where each text ends, projected: [B, projection_dim]. ids [B, L] say where that is.
+  at::Tensor pooled(const at::Tensor& last, const at::Tensor& ids) const;
 
   const TextEncoderSpec& spec() const { return spec_; }
   const at::Tensor& token_embeddings() const { return tokens_; }  // [vocab, width]
@@ -26,10 +39,13 @@ class TextEncoder {
     Linear q, k, v, out, fc1, fc2;
   };
 
+  EncodedText run(const at::Tensor& embeddings, const Cancel& cancel, bool whole) const;
+
   TextEncoderSpec spec_;
   at::Tensor tokens_, positions_;
   std::vector<Layer> layers_;
   LayerNorm final_norm_;
+  at::Tensor projection_;  // [projection_dim, width] or undefined
 };
 
 }  // namespace swap

@@ -1,4 +1,4 @@
-// UNet2DConditionModel as SD 1.x, 2.x and the embedded model configure it.
+// UNet2DConditionModel as SD 1.x, 2.x, SDXL and the embedded model configure it.
 #pragma once
 
 #include <vector>

@@ -10,6 +10,10 @@
 
 namespace swap {
 
+// What the VAE computes in. SDXL's leaves fp16's range (its activations reach 1e5 and more): it stays in fp32 there.
+// bfloat16 has fp32's range.
+inline at::ScalarType vae_dtype(at::ScalarType dtype) { return dtype == at::kHalf ? at::kFloat : dtype; }
+
 class Vae {
  public:
   Vae(const Scope& scope, const VaeSpec& spec);
@@ -20,6 +24,7 @@ class Vae {
   at::Tensor decode(const at::Tensor& latents, const Cancel& cancel) const;
 
   const VaeSpec& spec() const { return spec_; }
+  at::ScalarType dtype() const { return dtype_; }
   int64_t factor() const { return int64_t(1) << (spec_.channels.size() - 1); }
 
  private:

@@ -11,17 +11,16 @@
 namespace swap {
 namespace {
 
-std::vector<at::Tensor> leaves(const SubjectModule& module) {
+std::vector<at::Tensor> leaves(const std::vector<std::pair<std::string, at::Tensor>>& parameters) {
   std::vector<at::Tensor> result;
-  for (const auto& [name, value] : module.parameters()) result.push_back(value);
+  for (const auto& [name, value] : parameters) result.push_back(value);
   return result;
 }
 
-// The class word's embeddings [n, d], as they stand in the first template.
-at::Tensor class_embeddings(const DiffusionModel& model, const LearnRequest& request) {
-  if (request.templates.empty()) throw Error("SWAP_ENGINE_ARGUMENT", "templates: at least one is needed");
+// The class word's embeddings [n, d] in one text encoder, as they stand in the first template.
+at::Tensor class_embeddings(const DiffusionModel& model, const LearnRequest& request, size_t encoder) {
   const auto& first = request.templates[0];
-  const auto embedded = model.text[0].embed(model.ids(first.ids.at(0)));
+  const auto embedded = model.text[encoder].embed(model.ids(first.ids[encoder]));
   if (first.position < 1 || first.position + request.class_tokens > embedded.size(0)) {
     throw Error("SWAP_ENGINE_ARGUMENT", "templates[0].position: the class word lies outside the prompt");
   }
@@ -44,17 +43,43 @@ void check_memory(const DiffusionModel& model, const LearnRequest& request) {
               "ask for a smaller batch");
 }
 
-SubjectModule make_module(const DiffusionModel& model, const LearnRequest& request) {
+std::vector<SubjectModule> make_modules(const DiffusionModel& model, const LearnRequest& request) {
+  if (request.templates.empty()) throw Error("SWAP_ENGINE_ARGUMENT", "templates: at least one is needed");
+  for (const auto& t : request.templates) {
+    if (t.ids.size() != model.text.size()) {
+      throw Error("SWAP_ENGINE_ARGUMENT",
+                  "templates: ids for each of " + std::to_string(model.text.size()) + " text encoders are needed");
+    }
+  }
   const SubjectShape shape{request.stages, request.class_tokens, request.split, request.parametrization == "direct"};
-  // Counter -1: a stream that no step draws from.
-  return SubjectModule(shape, class_embeddings(model, request), model.text[0].token_embeddings().std(),
-                       seeded(static_cast<uint64_t>(request.seed), ~uint64_t(0)));
+  std::vector<SubjectModule> modules;
+  for (size_t e = 0; e < model.text.size(); ++e) {
+    // Counters -1, -2, ...: streams that no step draws from.
+    modules.emplace_back(shape, class_embeddings(model, request, e), model.text[e].token_embeddings().std(),
+                         seeded(static_cast<uint64_t>(request.seed), ~uint64_t(e)));
+  }
+  return modules;
+}
+
+std::vector<std::pair<std::string, at::Tensor>> all_parameters(const std::vector<SubjectModule>& modules) {
+  std::vector<std::pair<std::string, at::Tensor>> all;
+  for (size_t e = 0; e < modules.size(); ++e) {
+    const auto prefix = e == 0 ? std::string() : std::to_string(e) + ".";
+    for (const auto& [name, value] : modules[e].parameters()) all.emplace_back(prefix + name, value);
+  }
+  return all;
 }
 
 }  // namespace
 
 Trainer::Trainer(const DiffusionModel& model, const LearnRequest& request, Cancel cancel)
-    : model_(model), request_(request), cancel_(cancel), module_(make_module(model, request)), adam_(leaves(module_)) {
+    : model_(model),
+      request_(request),
+      cancel_(cancel),
+      time_ids_(model.time_ids(request.time_ids, "timeIds")),
+      modules_(make_modules(model, request)),
+      parameters_(all_parameters(modules_)),
+      adam_(leaves(parameters_)) {
   c10::NoGradGuard no_grad;
   const auto device = model.compute.device;
   const int64_t factor = model.vae.factor();
@@ -91,11 +116,22 @@ Trainer::Trainer(const DiffusionModel& model, const LearnRequest& request, Cance
   }
   for (const auto& t : request_.templates) {
     cancel.check();
-    template_embeddings_.push_back(model.text[0].embed(model.ids(t.ids.at(0))));
-    if (request_.attention_weight > 0) {
-      const auto states = model.text[0].encode(template_embeddings_.back().unsqueeze(0), cancel);
-      reference_keys_.push_back(model.unet.cross_keys(states.to(model.unet.dtype()), request_.attention_levels));
+    Reference reference;
+    std::vector<at::Tensor> states;
+    for (size_t e = 0; e < model.text.size(); ++e) {
+      const auto ids = model.ids(t.ids[e]);
+      reference.embeddings.push_back(model.text[e].embed(ids));
+      const bool pools = static_cast<int64_t>(e) == model.pooling_encoder();
+      if (!pools && request_.attention_weight <= 0) continue;
+      const auto encoded = model.text[e].encode_whole(reference.embeddings[e].unsqueeze(0), cancel);
+      states.push_back(encoded.states);
+      if (pools) reference.pooled = model.text[e].pooled(encoded.last, ids.unsqueeze(0));
     }
+    if (request_.attention_weight > 0) {
+      const auto all = states.size() == 1 ? states[0] : at::cat(states, 2);
+      reference.keys = model.unet.cross_keys(all.to(model.unet.dtype()), request_.attention_levels);
+    }
+    references_.push_back(std::move(reference));
   }
   if (request_.resume) restore(*request_.resume);
 }
@@ -117,6 +153,25 @@ TrainingDraw Trainer::draw(int64_t step) const {
   return draw;
 }
 
+// The text states of the stages that were drawn, [2B or B, L, C]: K's, and behind them V's unless they share vectors.
+at::Tensor Trainer::states(const TrainingDraw& draw) const {
+  std::vector<at::Tensor> parts;
+  for (size_t e = 0; e < modules_.size(); ++e) {
+    const auto [k, v] = modules_[e].vectors();
+    std::vector<at::Tensor> rows;
+    for (const auto& vectors : {k, v}) {
+      for (size_t b = 0; b < draw.timesteps.size(); ++b) {
+        const int64_t j = draw.templates[b];
+        rows.push_back(DiffusionModel::insert(references_[j].embeddings[e], request_.templates[j].position,
+                                              vectors[model_.stage(draw.timesteps[b], request_.stages)]));
+      }
+      if (!request_.split) break;
+    }
+    parts.push_back(model_.text[e].encode(at::stack(rows), cancel_));
+  }
+  return (parts.size() == 1 ? parts[0] : at::cat(parts, 2)).to(model_.unet.dtype());
+}
+
 TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
   const int64_t B = static_cast<int64_t>(draw.timesteps.size());
   const auto device = model_.compute.device;
@@ -129,28 +184,23 @@ TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
                       : prediction == "sample"     ? draw.latents
                                                    : draw.noise;
 
-  // The text passes of the stages that were drawn: K's and V's in one batch.
-  const auto [k, v] = module_.vectors();
-  std::vector<at::Tensor> rows;
-  for (const auto& vectors : {k, v}) {
-    for (int64_t b = 0; b < B; ++b) {
-      const int64_t j = draw.templates[b];
-      rows.push_back(DiffusionModel::insert(template_embeddings_[j], request_.templates[j].position,
-                                            vectors[model_.stage(draw.timesteps[b], request_.stages)]));
-    }
-    if (!request_.split) break;
-  }
-  const auto states = model_.text[0].encode(at::stack(rows), cancel_).to(model_.unet.dtype());
-
+  const auto states = this->states(draw);
   AttentionContext context;
   context.cancel = cancel_;
   context.k_states = states.narrow(0, 0, B);
   context.v_states = request_.split ? states.narrow(0, B, B) : context.k_states;
   context.token_weights = token_weights_;
-  if (!reference_keys_.empty()) {
-    for (const int64_t j : draw.templates) context.reference.push_back(&reference_keys_[j]);
+  Conditions conditions;
+  if (time_ids_.defined()) {
+    std::vector<at::Tensor> pooled;
+    for (const int64_t j : draw.templates) pooled.push_back(references_[j].pooled);
+    conditions.pooled = at::cat(pooled, 0);
+    conditions.time_ids = time_ids_.expand({B, -1});
   }
-  const auto output = model_.unet(noisy, timesteps.to(device), context);
+  if (request_.attention_weight > 0) {
+    for (const int64_t j : draw.templates) context.reference.push_back(&references_[j].keys);
+  }
+  const auto output = model_.unet(noisy, timesteps.to(device), context, conditions);
 
   TrainingLoss result;
   auto squared = (output - target).square();
@@ -173,7 +223,7 @@ TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
 }
 
 std::vector<at::Tensor> Trainer::gradients(const TrainingLoss& loss) const {
-  return swap::gradients(loss.total, leaves(module_));
+  return swap::gradients(loss.total, leaves(parameters_));
 }
 
 Progress Trainer::step() {
@@ -192,7 +242,7 @@ Progress Trainer::step() {
                 "lower learningRate, or use dtype 'float32'; if the first step fails, the model's weights are broken");
   }
   cancel_.check();  // the last look: from here on the step is done as a whole
-  adam_.update(leaves(module_), gradients, request_.learning_rate, done_ + 1);
+  adam_.update(leaves(parameters_), gradients, request_.learning_rate, done_ + 1);
   ++done_;
   if (!sound()) {
     throw Error("SWAP_NUMERIC_NAN", "what is learnt is not made of numbers after step " + std::to_string(done_),
@@ -205,7 +255,7 @@ Progress Trainer::step() {
 
 bool Trainer::sound() const {
   std::vector<at::Tensor> finite;
-  for (const auto& tensors : {leaves(module_), adam_.second}) {
+  for (const auto& tensors : {leaves(parameters_), adam_.second}) {
     for (const auto& t : tensors) finite.push_back(at::isfinite(t.detach()).all());
   }
   return !to_host(at::stack(finite).all().eq(false)).item<bool>();
@@ -214,10 +264,9 @@ bool Trainer::sound() const {
 TrainerState Trainer::state() const {
   TrainerState state;
   state.step = done_;
-  const auto& parameters = module_.parameters();
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const auto& name = parameters[i].first;
-    state.tensors.push_back(to_named("parameter." + name, parameters[i].second));
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const auto& name = parameters_[i].first;
+    state.tensors.push_back(to_named("parameter." + name, parameters_[i].second));
     state.tensors.push_back(to_named("first_moment." + name, adam_.first[i]));
     state.tensors.push_back(to_named("second_moment." + name, adam_.second[i]));
   }
@@ -226,7 +275,6 @@ TrainerState Trainer::state() const {
 
 void Trainer::restore(const TrainerState& state) {
   c10::NoGradGuard no_grad;
-  const auto& parameters = module_.parameters();
   const auto copy = [&](const std::string& name, const at::Tensor& target) {
     const auto found =
         std::find_if(state.tensors.begin(), state.tensors.end(), [&](const auto& t) { return t.name == name; });
@@ -236,9 +284,9 @@ void Trainer::restore(const TrainerState& state) {
     }
     target.copy_(to_tensor(*found));
   };
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const auto& name = parameters[i].first;
-    copy("parameter." + name, parameters[i].second);
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const auto& name = parameters_[i].first;
+    copy("parameter." + name, parameters_[i].second);
     copy("first_moment." + name, adam_.first[i]);
     copy("second_moment." + name, adam_.second[i]);
   }
@@ -247,12 +295,14 @@ void Trainer::restore(const TrainerState& state) {
 
 SubjectVectors Trainer::subject() const {
   c10::NoGradGuard no_grad;
-  const auto [k, v] = module_.vectors();
   SubjectVectors subject;
   subject.stages = request_.stages;
   subject.tokens = request_.class_tokens;
-  subject.k.push_back(to_named("k", k).data);
-  subject.v.push_back(to_named("v", v).data);
+  for (const auto& module : modules_) {
+    const auto [k, v] = module.vectors();
+    subject.k.push_back(to_named("k", k).data);
+    subject.v.push_back(to_named("v", v).data);
+  }
   return subject;
 }
 

@@ -44,18 +44,29 @@ class Trainer {
   TrainerState state() const;
   void restore(const TrainerState& state);
   SubjectVectors subject() const;
-  const std::vector<std::pair<std::string, at::Tensor>>& parameters() const { return module_.parameters(); }
+  const std::vector<std::pair<std::string, at::Tensor>>& parameters() const { return parameters_; }
 
  private:
   const DiffusionModel& model_;
   const LearnRequest& request_;
   Cancel cancel_;
-  at::Tensor latent_mean_, latent_std_;          // of the photo, [1, c, h, w], scaled
-  at::Tensor mask_;                              // [h, w] or undefined
-  at::Tensor token_weights_;                     // [L] or undefined
-  std::vector<at::Tensor> template_embeddings_;  // [L, d] of each reference prompt
-  std::vector<ReferenceKeys> reference_keys_;    // by template; empty when the loss is off
-  SubjectModule module_;
+  // A reference prompt: the class word in one of the templates.
+  struct Reference {
+    std::vector<at::Tensor> embeddings;  // by text encoder, [L, d]
+    ReferenceKeys keys;                  // empty when the loss is off
+    at::Tensor pooled;                   // [1, P]; undefined where the U-Net takes none
+  };
+
+  at::Tensor states(const TrainingDraw& draw) const;
+
+  at::Tensor latent_mean_, latent_std_;  // of the photo, [1, c, h, w], scaled
+  at::Tensor mask_;                      // [h, w] or undefined
+  at::Tensor token_weights_;             // [L] or undefined
+  at::Tensor time_ids_;                  // [1, 6] or undefined
+  std::vector<Reference> references_;    // by template
+  std::vector<SubjectModule> modules_;   // one a text encoder
+  // Of all modules; those of the second begin with "1.", and so on.
+  std::vector<std::pair<std::string, at::Tensor>> parameters_;
   Adam adam_;
   int64_t done_ = 0;
 };

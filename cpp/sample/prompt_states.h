@@ -1,5 +1,8 @@
 // Text states of one prompt at any timestep, computed when first asked for. Every subject uses its own stage, so the
 // states differ only where some subject's stage does: at most the sum of the subjects' stages in one generation.
+//
+// Every text encoder encodes the prompt's chunks apart; the states of the chunks stand one behind the other, those of
+// the encoders side by side.
 #pragma once
 
 #include <map>
@@ -10,7 +13,8 @@
 namespace swap {
 
 struct TextStates {
-  at::Tensor k, v;  // [1, L, C] in the U-Net's dtype
+  at::Tensor k, v;    // [1, L, C] in the U-Net's dtype
+  at::Tensor pooled;  // [1, P] fp32; undefined where the U-Net takes none
 };
 
 class PromptStates {
@@ -22,13 +26,25 @@ class PromptStates {
   const TextStates& at(double timestep);
 
  private:
-  at::Tensor encode(const std::vector<int64_t>& stages, std::vector<std::vector<float>> SubjectVectors::*which) const;
+  using Vectors = std::vector<std::vector<float>> SubjectVectors::*;
+
+  // An encoder's token embeddings [chunks, positions, d] with the vectors of the subjects that `takes_part` names.
+  template <typename Predicate>
+  at::Tensor embeddings(size_t encoder, const std::vector<int64_t>& stages, Vectors which,
+                        Predicate&& takes_part) const;
+  at::Tensor encode(const std::vector<int64_t>& stages, Vectors which) const;  // [1, L, C]
+  at::Tensor pooled(const std::vector<int64_t>& stages) const;
+  at::Tensor weighted(const at::Tensor& states) const;
+  TextStates zeros() const;
 
   const DiffusionModel& model_;
   const PromptTokens& prompt_;
   const std::vector<SubjectVectors>& subjects_;
   Cancel cancel_;
-  at::Tensor embeddings_;  // [L, d]
+  std::vector<at::Tensor> ids_;         // by encoder, [chunks, positions]
+  std::vector<at::Tensor> embeddings_;  // by encoder, [L, d]
+  bool pooled_varies_ = false;          // some subject stands in the pooled prompt too
+  at::Tensor pooled_;                   // of the class words; undefined until it is asked for
   std::map<std::vector<int64_t>, TextStates> cache_;
 };
 

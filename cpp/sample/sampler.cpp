@@ -72,6 +72,9 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
   if (guided) negative.emplace(model, request.negative, request.subjects, cancel);
   const Beginning beginning(model, request, cancel);
   const Controls controls(model, request.controls, request.width, request.height);
+  const at::Tensor sizes = model.time_ids(request.time_ids, "timeIds");
+  const at::Tensor unwanted_sizes =
+      request.negative_time_ids.empty() ? sizes : model.time_ids(request.negative_time_ids, "negativeTimeIds");
 
   const auto begin = Clock::now();
   int64_t calls_done = 0, calls_total = 0;
@@ -114,6 +117,13 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       if (guided) noisy = at::cat({noisy, noisy});
       const auto t = at::full({noisy.size(0)}, timesteps[i], noisy.options().dtype(at::kFloat));
       Conditions conditions;
+      if (states.pooled.defined()) {
+        const auto two = [&](const at::Tensor& unwanted, const at::Tensor& wanted) {
+          return rows(unwanted.unsqueeze(1), wanted.unsqueeze(1)).squeeze(1);
+        };
+        conditions.pooled = two(unwanted.pooled, states.pooled);
+        conditions.time_ids = two(unwanted_sizes, sizes);
+      }
       if (told) conditions.guidance = at::full_like(t, request.guidance_scale - 1);
       controls.add(i - scheduler->begin(), calls, noisy, t, context, conditions);
       auto output = model.unet(start.model_input(noisy), t, context, conditions);

@@ -3,7 +3,8 @@ import { join } from 'node:path'
 import type { ModelSpec } from '../native.ts'
 import { Config, exists, jsonObject, readConfig } from './json.ts'
 
-export type Family = 'sd1' | 'sd2' | 'mini' | 'custom'
+export type Family = (typeof FAMILIES)[number]
+const FAMILIES = ['sd1', 'sd2', 'sdxl', 'mini', 'custom'] as const
 
 /** Options that a caller leaves out take these. */
 export interface ModelDefaults {
@@ -36,7 +37,7 @@ export async function readDefaults(
   const file = join(folder, 'swap.json')
   const config = (await exists(file)) ? await readConfig(file) : new Config(file, new Map())
   const family = config.string('family', familyOf(spec))
-  if (!isFamily(family)) throw config.invalid('family', "'sd1', 'sd2', 'mini' or 'custom'")
+  if (!isFamily(family)) throw config.invalid('family', `one of ${FAMILIES.join(', ')}`)
   const own = inner(config, 'defaults')
   const learn = inner(own, 'learn')
   const attention = inner(learn, 'attention')
@@ -48,7 +49,7 @@ export async function readDefaults(
     family,
     defaults: {
       attentionLevels: levels,
-      guidanceScale: own.number('guidanceScale', 7.5),
+      guidanceScale: own.number('guidanceScale', spec.unet.pooledWidth ? 5 : 7.5),
       steps: own.integer('steps', 30, 1, 1000),
       learn: {
         steps: learn.integer('steps', 600),
@@ -70,11 +71,12 @@ function inner(config: Config, key: string): Config {
 }
 
 function isFamily(value: string): value is Family {
-  return ['sd1', 'sd2', 'mini', 'custom'].includes(value)
+  return (FAMILIES as readonly string[]).includes(value)
 }
 
 function familyOf({ unet, textEncoders }: ModelSpec): Family {
   const widths = unet.levels.map(({ channels }) => channels).join()
+  if (widths === '320,640,1280' && unet.crossAttentionDim === 2048 && textEncoders.length === 2) return 'sdxl'
   if (widths !== '320,640,1280,1280' || textEncoders[0]?.width !== unet.crossAttentionDim) return 'custom'
   return unet.crossAttentionDim === 768 ? 'sd1' : unet.crossAttentionDim === 1024 ? 'sd2' : 'custom'
 }
@@ -89,8 +91,8 @@ function attendingLevels(spec: ModelSpec): number[] {
   return spec.unet.levels.map((_, level) => level).filter((level) => attends(spec, level))
 }
 
-/** 32x32 and 16x16 at 512 px; all there are where a model attends at neither. */
+/** 32x32 and 16x16 at 512 px, for SDXL 32x32 at 1024 px; all there are where a model attends at none of them. */
 function usualLevels(spec: ModelSpec): number[] {
-  const usual = [1, 2].filter((level) => attends(spec, level))
+  const usual = (spec.unet.pooledWidth ? [2] : [1, 2]).filter((level) => attends(spec, level))
   return usual.length > 0 ? usual : attendingLevels(spec)
 }

@@ -38,6 +38,17 @@ class Scope {
   }
 }
 
+/**
+ * True for a tensor that a whole file has and the engine never reads: of a text encoder's layers behind the state that
+ * is used, where no pooled state comes from them.
+ */
+export function isUnread({ textEncoders }: ModelSpec, name: string): boolean {
+  const [, index, layer] = /^text_encoder\.(\d+)\.(?:encoder\.layers\.(\d+)|final_layer_norm)\./.exec(name) ?? []
+  const encoder = index === undefined ? undefined : textEncoders[Number(index)]
+  if (!encoder || encoder.projectionDim > 0) return false
+  return layer === undefined ? !encoder.finalNorm : Number(layer) >= encoder.layers - encoder.skipLayers
+}
+
 /** Every tensor of a model under its canonical name. */
 export function expectedTensors(spec: ModelSpec): TensorShapes {
   const shapes: TensorShapes = new Map()

@@ -41,7 +41,11 @@ export async function readIndex(path: string): Promise<Config> {
     if (value === undefined || (Array.isArray(value) && value[1] == null)) continue
     if (!names.includes(Array.isArray(value) ? String(value[1]) : '')) throw index.unsupported(key)
   }
-  for (const part of ['unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler']) {
+  const second = has(index, 'text_encoder_2')
+  if (second && !has(index, 'text_encoder')) {
+    throw index.unsupported('text_encoder', "choose SDXL's base model, not its refiner")
+  }
+  for (const part of ['unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler', ...(second ? SECOND : [])]) {
     if (await exists(join(path, part), 'folder')) continue
     throw new SwapError('SWAP_MODEL_FILE_MISSING', `"${join(path, part)}" is missing`, {
       hint: 'the folder must be a whole diffusers model',
@@ -50,13 +54,23 @@ export async function readIndex(path: string): Promise<Config> {
   return index
 }
 
+/** What SDXL has more of. */
+const SECOND = ['text_encoder_2', 'tokenizer_2']
+
+/** True where model_index.json names a part; `[null, null]` stands for none. */
+export function has(index: Config, part: string): boolean {
+  const value = index.get(part)
+  return Array.isArray(value) && value[1] != null
+}
+
 /** The classes of a pipeline's parts that can be built; parts that are not listed do not touch the pictures. */
 const COMPONENTS: [string, string[]][] = [
   ['unet', ['UNet2DConditionModel']],
   ['vae', ['AutoencoderKL']],
   ['text_encoder', ['CLIPTextModel', 'CLIPTextModelWithProjection']],
-  ['text_encoder_2', []],
+  ['text_encoder_2', ['CLIPTextModelWithProjection']],
   ['tokenizer', ['CLIPTokenizer', 'CLIPTokenizerFast']],
+  ['tokenizer_2', ['CLIPTokenizer', 'CLIPTokenizerFast']],
   ['controlnet', []],
   ['prior', []],
   ['transformer', []],
@@ -71,6 +85,7 @@ const STEMS: Record<ComponentKind, string> = {
   unet: 'diffusion_pytorch_model',
   vae: 'diffusion_pytorch_model',
   text_encoder: 'model',
+  text_encoder_2: 'model',
   controlnet: 'diffusion_pytorch_model',
 }
 

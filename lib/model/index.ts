@@ -5,8 +5,9 @@ import { SwapError } from '../errors.ts'
 import type { ModelSpec, TensorEntry } from '../native.ts'
 import { ClipTokenizer } from '../prompt/tokenizer.ts'
 import { type Family, type ModelDefaults, readDefaults } from './defaults.ts'
+import { isUnread } from './expected.ts'
 import { fingerprint } from './fingerprint.ts'
-import { modelPath, readIndex, readTensors, type StoredTensor } from './folder.ts'
+import { has, modelPath, readIndex, readTensors, type StoredTensor } from './folder.ts'
 import { type Config, readConfig } from './json.ts'
 import type { ComponentKind } from './keys.ts'
 import { noiseSpec, type SchedulerFile } from './scheduler.ts'
@@ -40,6 +41,8 @@ export interface Model {
   /** Hex SHA-256 of the text encoders' token embeddings and specs; equal for fp16 and fp32 files of one model. */
   fingerprint: string
   defaults: ModelDefaults
+  /** Where no negative prompt was given, its states are zeros; an empty one is encoded (SDXL). */
+  zeroNegative: boolean
   /** What was passed over: unknown keys of configs, tensors that nothing uses. */
   warnings: string[]
 }
@@ -58,9 +61,9 @@ export async function readModel(model: string, options: SingleFileOptions = {}):
       hint: `"${path}" has its own configs`,
     })
   }
-  const { spec, tensors, tokenizers, scheduler, home, warnings } = single
-    ? await readSingleFile(path, options)
-    : await readFolder(path)
+  const { home, ...parts } = single ? await readSingleFile(path, options) : await readFolder(path)
+  const { spec } = parts
+  const tensors = parts.tensors.filter(({ name }) => !isUnread(spec, name))
   if (options.predictionType !== undefined) spec.noise.predictionType = options.predictionType
   if (single) checkTogether(path, spec)
   const vaeFactor = 2 ** (spec.vae.channels.length - 1)
@@ -69,19 +72,17 @@ export async function readModel(model: string, options: SingleFileOptions = {}):
     name: model === 'mini' ? 'mini' : single ? own.slice(0, own.length - extname(own).length) : own,
     path,
     ...(await readDefaults(home, spec)),
-    spec,
+    ...parts,
     tensors,
-    tokenizers,
-    scheduler,
     resolution: spec.unet.sampleSize * vaeFactor,
     vaeFactor,
     fingerprint: await fingerprint(spec, tensors),
-    warnings,
   }
 }
 
 async function readFolder(path: string): Promise<ModelParts> {
-  await readIndex(path)
+  const index = await readIndex(path)
+  const second = has(index, 'text_encoder_2')
   const warnings: string[] = []
   const configs: Config[] = []
   const config = async (component: string): Promise<Config> => {
@@ -91,7 +92,12 @@ async function readFolder(path: string): Promise<ModelParts> {
   }
   const scheduler = await readScheduler(path)
   const spec: ModelSpec = {
-    textEncoders: [textEncoderSpec(await config('text_encoder'))],
+    textEncoders: second
+      ? [
+          textEncoderSpec(await config('text_encoder'), 'first'),
+          textEncoderSpec(await config('text_encoder_2'), 'second'),
+        ]
+      : [textEncoderSpec(await config('text_encoder'))],
     unet: unetSpec(await config('unet')),
     vae: vaeSpec(await config('vae')),
     noise: noiseSpec(scheduler),
@@ -99,21 +105,27 @@ async function readFolder(path: string): Promise<ModelParts> {
   for (const read of configs) {
     const unknown = read.unused().filter((key) => !key.startsWith('_'))
     // transformers' configs carry dozens of keys for generating text.
-    if (unknown.length > 0 && read.file !== join(path, 'text_encoder', 'config.json')) {
+    if (unknown.length > 0 && !read.file.startsWith(join(path, 'text_encoder'))) {
       warnings.push(`"${read.file}": ${unknown.join(', ')} not known, passed over`)
     }
   }
   checkTogether(path, spec)
   const stored = new Map<ComponentKind, StoredTensor[]>()
-  for (const component of ['text_encoder', 'unet', 'vae'] as const) {
+  const components: ComponentKind[] = ['text_encoder', ...(second ? (['text_encoder_2'] as const) : []), 'unet', 'vae']
+  for (const component of components) {
     stored.set(component, await readTensors(join(path, component), component))
   }
-  const { positions, vocab } = spec.textEncoders[0]!
+  const tokenizers: ClipTokenizer[] = []
+  for (const [index, { positions, vocab }] of spec.textEncoders.entries()) {
+    const folder = join(path, index === 0 ? 'tokenizer' : `tokenizer_${index + 1}`)
+    tokenizers.push(await ClipTokenizer.open(folder, { positions, vocab }))
+  }
   return {
     spec,
     tensors: tensorTable(spec, stored, warnings),
-    tokenizers: [await ClipTokenizer.open(join(path, 'tokenizer'), { positions, vocab })],
+    tokenizers,
     scheduler,
+    zeroNegative: second && index.boolean('force_zeros_for_empty_prompt', true),
     home: path,
     warnings,
   }
@@ -136,11 +148,28 @@ async function readScheduler(path: string): Promise<SchedulerFile> {
 function checkTogether(path: string, { textEncoders, unet, vae }: ModelSpec): void {
   const unfit = (what: string, hint: string): SwapError =>
     new SwapError('SWAP_MODEL_UNSUPPORTED', `"${path}": ${what}`, { hint })
-  const width = textEncoders[0]!.width
-  if (width !== unet.crossAttentionDim) {
+  // The states of two encoders stand side by side.
+  const widths = textEncoders.map(({ width }) => width)
+  if (widths.reduce((sum, width) => sum + width, 0) !== unet.crossAttentionDim) {
+    const given =
+      widths.length === 1 ? `the text encoder gives ${widths[0]}` : `the text encoders give ${widths.join(' and ')}`
     throw unfit(
-      `the U-Net takes text states of width ${unet.crossAttentionDim}, the text encoder gives ${width}`,
+      `the U-Net takes text states of width ${unet.crossAttentionDim}, ${given}`,
       'unet and text_encoder are not of one model',
+    )
+  }
+  const [first, second] = textEncoders
+  if (second && first?.positions !== second.positions) {
+    throw unfit(
+      `the text encoders take ${first?.positions} and ${second.positions} tokens`,
+      'text_encoder and text_encoder_2 are not of one model',
+    )
+  }
+  const pooled = second?.projectionDim ?? 0
+  if ((unet.pooledWidth ?? 0) !== pooled) {
+    throw unfit(
+      `the U-Net takes a pooled text state of width ${unet.pooledWidth ?? 0}, the text encoders give ${pooled}`,
+      'unet and text_encoder_2 are not of one model',
     )
   }
   const known = unet.inChannels === vae.latentChannels || unet.inChannels === inpaintingChannels(vae)

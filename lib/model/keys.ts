@@ -1,7 +1,7 @@
 /** This project's own names for a model's tensors, from whichever that diffusers and transformers wrote. */
 
 /** The part of a pipeline that a file belongs to: its folder's name. */
-export type ComponentKind = 'text_encoder' | 'unet' | 'vae' | 'controlnet'
+export type ComponentKind = 'text_encoder' | 'text_encoder_2' | 'unet' | 'vae' | 'controlnet'
 
 /** Older diffusers named the VAE's one attention after its 1x1 convolutions. */
 const OLD_ATTENTION: Record<string, string> = { query: 'to_q', key: 'to_k', value: 'to_v', proj_attn: 'to_out.0' }
@@ -23,8 +23,9 @@ export function canonical(
   shape: readonly number[],
 ): { name: string; shape: number[] } | undefined {
   if (BUFFERS.test(name)) return undefined
-  if (component === 'text_encoder') {
-    return { name: `text_encoder.0.${name.replace(/^text_model\./, '')}`, shape: [...shape] }
+  if (component === 'text_encoder' || component === 'text_encoder_2') {
+    const index = component === 'text_encoder' ? 0 : 1
+    return { name: `text_encoder.${index}.${name.replace(/^text_model\./, '')}`, shape: [...shape] }
   }
   if (component === 'unet' || component === 'controlnet') return { name: `${component}.${name}`, shape: [...shape] }
   const [, head, part, rest] =
@@ -39,5 +40,5 @@ export function canonical(
 
 /** True for a tensor that is left over without being a sign of a wrong file. */
 export function harmless(component: ComponentKind, name: string): boolean {
-  return component === 'text_encoder' && SILENT.test(name)
+  return component.startsWith('text_encoder') && SILENT.test(name)
 }

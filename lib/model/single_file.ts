@@ -28,6 +28,8 @@ export interface ModelParts {
   tensors: TensorEntry[]
   tokenizers: ClipTokenizer[]
   scheduler: SchedulerFile
+  /** Where no negative prompt was given, its states are zeros. */
+  zeroNegative: boolean
   /** Where a swap.json may lie. */
   home: string
   warnings: string[]
@@ -59,7 +61,8 @@ export async function readSingleFile(path: string, options: SingleFileOptions): 
   const textEncoders = await Promise.all(
     places.map(async (place, index) => {
       const own = await config(index === 0 ? 'text_encoder' : `text_encoder_${index + 1}`)
-      return own ? textEncoderSpec(own) : textEncoderOf(file, place, xl)
+      if (!own) return textEncoderOf(file, place, xl)
+      return textEncoderSpec(own, xl ? (index === 0 ? 'first' : 'second') : 'only')
     }),
   )
   const unetConfig = await config('unet')
@@ -95,6 +98,7 @@ export async function readSingleFile(path: string, options: SingleFileOptions): 
     tensors: table(file, spec, places, warnings),
     tokenizers: await tokenizers(given, spec, places),
     scheduler,
+    zeroNegative: xl,
     home: given ?? path,
     warnings,
   }

@@ -24,12 +24,14 @@ const SILENT = [
 /**
  * Resolves the keys that a file lacks as transformers' `CLIPTextConfig` does.
  *
- * A diffusers folder of Stable Diffusion 2.x has its text encoder cut already, so it is always the last state, with
- * the final norm, that conditions the U-Net.
+ * A diffusers folder of Stable Diffusion 2.x has its text encoder cut already, so it is the last state, with the final
+ * norm, that conditions the U-Net. In SDXL it is the one before the last, without the norm; and the second encoder's
+ * pooled state, which comes from the last, conditions it too.
  *
+ * @param role `'only'`, or which of SDXL's two
  * @throws SwapError `SWAP_MODEL_CONFIG`, `SWAP_MODEL_UNSUPPORTED`
  */
-export function textEncoderSpec(file: Config): TextEncoderSpec {
+export function textEncoderSpec(file: Config, role: 'only' | 'first' | 'second' = 'only'): TextEncoderSpec {
   const config = ofText(file)
   config.ignore(...SILENT)
   const classes = file.has('architectures') ? file.strings('architectures', []) : []
@@ -39,19 +41,21 @@ export function textEncoderSpec(file: Config): TextEncoderSpec {
   const activation = config.string('hidden_act', 'quick_gelu')
   if (activation !== 'quick_gelu' && activation !== 'gelu') throw config.unsupported('hidden_act')
   const vocab = config.integer('vocab_size', 49408)
+  const layers = config.integer('num_hidden_layers', 12, 1, 256)
+  const projects = role === 'only' ? classes.includes('CLIPTextModelWithProjection') : role === 'second'
   const eos = config.get('eos_token_id')
   return {
     vocab,
     width,
-    layers: config.integer('num_hidden_layers', 12, 1, 256),
+    layers,
     heads,
     intermediate: config.integer('intermediate_size', 2048),
     positions: config.integer('max_position_embeddings', 77),
     activation,
     normEps: config.number('layer_norm_eps', 1e-5),
-    skipLayers: 0,
-    finalNorm: true,
-    projectionDim: classes.includes('CLIPTextModelWithProjection') ? config.integer('projection_dim', 512) : 0,
+    skipLayers: role === 'only' ? 0 : 1,
+    finalNorm: role === 'only',
+    projectionDim: projects ? config.integer('projection_dim', 512) : 0,
     // Files from before transformers knew better say 2, and mean the highest id.
     eos: Number.isSafeInteger(eos) && eos !== 2 && Number(eos) >= 0 && Number(eos) < vocab ? Number(eos) : vocab - 1,
   }

@@ -80,7 +80,25 @@ export function unetSpec(config: Config, part: 'whole' | 'down' = 'whole'): UNet
     flipSinToCos: config.boolean('flip_sin_to_cos', true),
     freqShift: config.number('freq_shift', 0),
     downsamplePadding: config.integer('downsample_padding', 1, 0),
+    ...addedConditions(config),
   }
+}
+
+/** What joins the time embedding. Left out where a model has none of it. */
+function addedConditions(config: Config): Pick<UNetSpec, 'pooledWidth' | 'timeIdWidth' | 'guidanceWidth'> {
+  const added: ReturnType<typeof addedConditions> = {}
+  if (config.get('time_cond_proj_dim') != null) added.guidanceWidth = config.integer('time_cond_proj_dim', 0)
+  const kind = config.get('addition_embed_type')
+  config.ignore('addition_time_embed_dim', 'projection_class_embeddings_input_dim')
+  if (kind == null) return added
+  if (kind !== 'text_time') throw config.unsupported('addition_embed_type')
+  const key = 'projection_class_embeddings_input_dim'
+  if (config.get('addition_time_embed_dim') == null) throw config.invalid('addition_time_embed_dim', 'a whole number')
+  const timeIdWidth = config.integer('addition_time_embed_dim', 0)
+  // The sizes of the picture, of the crop and of the target, two numbers each.
+  const pooledWidth = config.integer(key, 0, 0) - 6 * timeIdWidth
+  if (pooledWidth < 1) throw config.invalid(key, `more than six times addition_time_embed_dim ${timeIdWidth}`)
+  return { ...added, pooledWidth, timeIdWidth }
 }
 
 function blocks(config: Config, key: string, known: string[], fallback: string[]): string[] {
@@ -101,12 +119,10 @@ function refuseOthers(config: Config): void {
   config.neutral('class_embed_type')
   config.neutral('num_class_embeds')
   config.neutral('class_embeddings_concat', false)
-  config.neutral('addition_embed_type')
   config.neutral('resnet_time_scale_shift', 'default')
   config.neutral('time_embedding_type', 'positional')
   config.neutral('time_embedding_act_fn')
   config.neutral('timestep_post_act')
-  config.neutral('time_cond_proj_dim')
   config.neutral('conv_in_kernel', 3)
   config.neutral('conv_out_kernel', 3)
   config.neutral('attention_type', 'default')
@@ -119,8 +135,7 @@ function refuseOthers(config: Config): void {
   }
   // These speak to blocks and embeddings that are refused above, or to training.
   config.ignore('dropout', 'cross_attention_norm', 'resnet_skip_time_act', 'resnet_out_scale_factor')
-  config.ignore('mid_block_only_cross_attention', 'addition_embed_type_num_heads', 'addition_time_embed_dim')
-  config.ignore('projection_class_embeddings_input_dim')
+  config.ignore('mid_block_only_cross_attention', 'addition_embed_type_num_heads')
 }
 
 function transformerLayers(config: Config, count: number, least: number): number[] {

@@ -66,14 +66,19 @@ export function encodePrompt(
   return encoded
 }
 
-/** A prompt and a negative prompt of the same length, for the steps that take both. */
+/**
+ * A prompt and a negative prompt of the same length, for the steps that take both.
+ *
+ * @param texts without a negative prompt its states are zeros, which an empty one's are not
+ */
 export function encodePrompts(
   tokenizers: readonly ClipTokenizer[],
-  texts: { prompt: string; negative: string },
+  texts: { prompt: string; negative: string | undefined },
   subjects: readonly PlaceholderSubject[],
   options: PromptOptions = {},
 ): { prompt: PromptTokens; negative: PromptTokens } {
   const prompt = encodePrompt(tokenizers, texts.prompt, subjects, options)
+  if (texts.negative === undefined) return { prompt, negative: { ids: prompt.ids, slots: [], zero: true } }
   const negative = encodePrompt(tokenizers, texts.negative, subjects, options)
   sameLength(tokenizers, [prompt, negative])
   return { prompt, negative }

@@ -117,6 +117,27 @@ ModelSpec full_size() {
   return spec;
 }
 
+// Stable Diffusion XL.
+ModelSpec full_size_xl() {
+  ModelSpec spec = full_size();
+  auto& first = spec.text_encoders[0];
+  TextEncoderSpec second;
+  second.vocab = 49408, second.width = 1280, second.layers = 32, second.heads = 20, second.intermediate = 5120;
+  second.activation = "gelu", second.projection_dim = 1280, second.eos = 49407;
+  first.skip_layers = second.skip_layers = 1, first.final_norm = second.final_norm = false;
+  spec.text_encoders.push_back(second);
+  auto& unet = spec.unet;
+  unet.levels.erase(unet.levels.begin());
+  for (size_t i = 0; i < 3; ++i) {
+    auto& level = unet.levels[i];
+    level.channels = 320 << i, level.heads = 5 << i, level.transformer_layers = i == 0 ? 1 : i == 1 ? 2 : 10;
+    level.down_attention = level.up_attention = i > 0;
+  }
+  unet.mid_heads = 20, unet.mid_transformer_layers = 10, unet.cross_attention_dim = 2048, unet.linear_projection = true;
+  unet.sample_size = 128, unet.pooled_width = 1280;
+  return spec;
+}
+
 // Everything small; heads of 32 as in the embedded model.
 ModelSpec small() {
   ModelSpec spec;
@@ -132,8 +153,8 @@ ModelSpec small() {
   return spec;
 }
 
-DiffusionModel on_meta(const ModelSpec& spec) {
-  WeightStore store({}, Compute{at::kMeta, at::kBFloat16, 1}, Cancel(), {});
+DiffusionModel on_meta(const ModelSpec& spec, at::ScalarType dtype = at::kBFloat16) {
+  WeightStore store({}, Compute{at::kMeta, dtype, 1}, Cancel(), {});
   return DiffusionModel(store, spec);
 }
 
@@ -209,6 +230,31 @@ TEST_CASE("a training step and sampling steps of Stable Diffusion 1.5 run dry") 
   GenerateResult result;
   generate(model, generate_request("ddim", 512, 768), {}, result);
   CHECK(result.images[0].data.size() == 512 * 512 * 3);
+}
+
+TEST_CASE("a training step and sampling steps of Stable Diffusion XL run dry, with the VAE out of float16's reach") {
+  for (const auto dtype : {at::kBFloat16, at::kHalf}) {
+    const auto model = on_meta(full_size_xl(), dtype);
+    CHECK(dtype_name(model.unet.dtype()) == dtype_name(dtype));
+    CHECK(dtype_name(model.vae.dtype()) == (dtype == at::kHalf ? "float32" : "bfloat16"));
+    auto request = learn_request(1024, 1);
+    for (auto& t : request.templates) t.ids.push_back(t.ids[0]);
+    request.steps = 1, request.attention_levels = {2}, request.time_ids = {1024, 1024, 0, 0, 1024, 1024};
+    LearnResult learnt;
+    learn(model, request, {}, learnt);
+    CHECK(learnt.subject.k.size() == 2);
+    CHECK(learnt.subject.v[1].size() == 5 * 1280);
+
+    auto drawing = generate_request("euler", 1024, 768);
+    drawing.prompt.ids.push_back(drawing.prompt.ids[0]);
+    drawing.negative = drawing.prompt;
+    drawing.negative.slots.clear(), drawing.negative.zero = true;
+    drawing.subjects = {learnt.subject};
+    drawing.steps = 1, drawing.time_ids = request.time_ids;
+    GenerateResult result;
+    generate(model, drawing, {}, result);
+    CHECK(result.images[0].data.size() == 1024 * 1024 * 3);
+  }
 }
 
 TEST_CASE("the op runs dry by its shapes, as the CUDA kernels take them") {

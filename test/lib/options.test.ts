@@ -29,7 +29,6 @@ describe('what is taken', () => {
       prompt: 'a cat',
       subjects: [],
       control: [],
-      negativePrompt: '',
       seed: 0,
       count: 1,
       promptWeights: false,

@@ -320,7 +320,7 @@ describe('a wrong folder', () => {
       },
     ],
     [
-      'a second text encoder',
+      'a second text encoder that pools nothing',
       'SWAP_MODEL_UNSUPPORTED',
       { 'model_index.json': index({ text_encoder_2: ['transformers', 'CLIPTextModel'] }) },
       'text_encoder_2',

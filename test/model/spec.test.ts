@@ -64,6 +64,37 @@ test('sample_size: a square, a pair, and the first files of 1.x', () => {
   expect(size({ sample_size: 96, _diffusers_version: '0.8.0' })).toBe(96)
 })
 
+const ADDED = {
+  addition_embed_type: 'text_time',
+  addition_time_embed_dim: 8,
+  projection_class_embeddings_input_dim: 60,
+}
+
+test('SDXL: a pooled state of the width that six sizes leave; nothing of it elsewhere', () => {
+  expect(unetSpec(config({ ...UNET, ...ADDED }))).toMatchObject({ pooledWidth: 12, timeIdWidth: 8 })
+  expect(unetSpec(config({ ...UNET, time_cond_proj_dim: 20 }))).toMatchObject({ guidanceWidth: 20 })
+  for (const key of ['pooledWidth', 'timeIdWidth', 'guidanceWidth'])
+    expect(unetSpec(config(UNET))).not.toHaveProperty(key)
+})
+
+test.each([
+  ['projection_class_embeddings_input_dim', 48],
+  ['projection_class_embeddings_input_dim', null],
+  ['addition_time_embed_dim', null],
+  ['addition_time_embed_dim', 2.5],
+])('SDXL with %s %j is an error', (key, value) => {
+  const error = failure(() => unetSpec(config({ ...UNET, ...ADDED, [key]: value }, 'unet/config.json')))
+  expect(error.code).toBe('SWAP_MODEL_CONFIG')
+  expect(error.message).toContain(key)
+})
+
+test('SDXL: the state before the last, without the norm; the second encoder gives the pooled one', () => {
+  const clip = { ...TEXT, architectures: ['CLIPTextModelWithProjection'], projection_dim: 10 }
+  expect(textEncoderSpec(config(clip))).toMatchObject({ skipLayers: 0, finalNorm: true, projectionDim: 10 })
+  expect(textEncoderSpec(config(clip), 'first')).toMatchObject({ skipLayers: 1, finalNorm: false, projectionDim: 0 })
+  expect(textEncoderSpec(config(TEXT), 'second')).toMatchObject({ skipLayers: 1, finalNorm: false, projectionDim: 512 })
+})
+
 test('a whole CLIP keeps its text part in text_config; the legacy end token means the highest id', () => {
   const spec = textEncoderSpec(config({ model_type: 'clip', text_config: { ...TEXT, eos_token_id: 2 } }))
   expect(spec).toMatchObject({ width: 12, layers: 2, eos: 7, activation: 'quick_gelu', normEps: 1e-5, positions: 77 })
@@ -99,13 +130,12 @@ const refused: [string, unknown][] = [
   ['class_embed_type', 'timestep'],
   ['num_class_embeds', 1000],
   ['class_embeddings_concat', true],
-  ['addition_embed_type', 'text_time'],
+  ['addition_embed_type', 'text_image'],
   ['resnet_time_scale_shift', 'scale_shift'],
   ['time_embedding_type', 'fourier'],
   ['time_embedding_dim', 64],
   ['time_embedding_act_fn', 'silu'],
   ['timestep_post_act', 'silu'],
-  ['time_cond_proj_dim', 256],
   ['conv_in_kernel', 5],
   ['conv_out_kernel', 1],
   ['attention_type', 'gated'],

@@ -5,6 +5,7 @@ import { readControl } from '../../lib/model/control.ts'
 import { type SchedulerName, schedulerSpec } from '../../lib/model/index.ts'
 import type { ControlImage, NativeTensor } from '../../lib/native.ts'
 import { encodePrompt } from '../../lib/prompt/index.ts'
+import { timeIds } from '../../lib/time_ids.ts'
 import { describeParity, Opened, reference, relativeError, shareOff, Tensors, withEngine } from './support.ts'
 
 /** What controls.py says of a picture. */
@@ -104,6 +105,7 @@ describeParity('pictures with ControlNets are those of diffusers, within 1/255 o
             width,
             height,
             batch: 0,
+            timeIds: timeIds(read, { width, height }),
             controls,
           }
           return (await engine.generate(request, () => {}).promise).images

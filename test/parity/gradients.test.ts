@@ -25,6 +25,7 @@ interface Case {
     image: number
     attentionLevels: number[]
     tokenWeights: number[]
+    timeIds: number[] | null
   }
 }
 
@@ -40,7 +41,7 @@ const cases = await Promise.all(
 const TOLERANCE = 1e-3
 
 function request({ learn }: Case, tensors: Tensors): EvaluateRequest {
-  const { image: side, tokenWeights, ...rest } = learn
+  const { image: side, tokenWeights, timeIds, ...rest } = learn
   const mask = tensors.all.find(({ name }) => name === 'mask')?.data ?? new Float32Array()
   return {
     op: 'gradient',
@@ -54,6 +55,7 @@ function request({ learn }: Case, tensors: Tensors): EvaluateRequest {
       image: { width: side, height: side, data: new Uint8Array(side * side * 3).fill(128) },
       mask,
       tokenWeights: new Float32Array(tokenWeights),
+      timeIds: timeIds ?? undefined,
       steps: 1,
       batch: tensors.get('timesteps').data.length,
       learningRate: 1e-3,
@@ -70,15 +72,19 @@ describeParity('the training loss and its gradient', () => {
         const got = await opened.evaluate(request(given, tensors))
         const expected = (name: string): Float32Array => tensors.get(`expected.${name}`).data
 
-        for (const name of ['k', 'v']) expect(relativeError(got(name), expected(name)), name).toBeLessThan(1e-5)
+        const encoders = given.learn.templates[0]!.ids.map((_, index) => (index === 0 ? '' : `.${index}`))
+        const vectors = encoders.flatMap((encoder) => [`k${encoder}`, `v${encoder}`])
+        for (const name of vectors) expect(relativeError(got(name), expected(name)), name).toBeLessThan(1e-5)
         for (const name of ['loss', 'reconstruction']) {
           expect(relativeError(got(name), expected(name)), name).toBeLessThan(TOLERANCE)
         }
         if (given.firstStep) {
           expect(got('attention')[0]).toBeLessThan(1e-6)
-          const classWord = tensors.get('class').data
-          const copies = Array.from({ length: given.learn.stages }, () => classWord)
-          for (const name of ['k', 'v']) expect(got(name)).toEqual(concatenate(copies))
+          for (const encoder of encoders) {
+            const classWord = tensors.get(`class${encoder}`).data
+            const copies = concatenate(Array.from({ length: given.learn.stages }, () => classWord))
+            for (const name of ['k', 'v']) expect(got(`${name}${encoder}`)).toEqual(copies)
+          }
         } else if (given.learn.attentionWeight > 0) {
           expect(relativeError(got('attention'), expected('attention'))).toBeLessThan(TOLERANCE)
         }

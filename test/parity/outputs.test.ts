@@ -1,6 +1,7 @@
-/** Text states, U-Net and VAE against diffusers, on every way that a folder of models.py differs. */
+/** Text states, pooled states, U-Net and VAE against diffusers, on every way that a folder of models.py differs. */
 import { basename } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { NativeTensor } from '../../lib/native.ts'
 import { describeParity, deviation, Opened, reference, relativeError, Tensors } from './support.ts'
 
 const { files, model } = await reference('outputs')
@@ -21,10 +22,42 @@ const OPS = [
   },
 ] as const
 
-function inputsOf(tensors: Tensors, inputs: Record<string, string | readonly string[]>) {
-  return Object.entries(inputs).flatMap(([name, given]) =>
+/** What SDXL's U-Net takes besides. */
+const ADDED = ['pooled', 'time_ids', 'guidance']
+
+function inputsOf(tensors: Tensors, op: string, inputs: Record<string, string | readonly string[]>) {
+  const given = Object.entries(inputs).flatMap(([name, given]) =>
     (typeof given === 'string' ? [given] : given).map((as) => tensors.as(name, as)),
   )
+  return op === 'unet' ? [...given, ...added(tensors)] : given
+}
+
+function added(tensors: Tensors): NativeTensor[] {
+  return tensors.under('unet.').filter(({ name }) => ADDED.includes(name))
+}
+
+/** The first row alone. */
+function firstRow({ name, shape, data }: NativeTensor): NativeTensor {
+  return { name, shape: [1, ...shape.slice(1)], data: data.slice(0, data.length / shape[0]!) }
+}
+
+/** The names of the reference's text encoders. */
+function textEncoders(tensors: Tensors): string[] {
+  return ['text', 'text_2'].filter((name) => tensors.under(`${name}.`).length > 0)
+}
+
+async function compareTexts(opened: Opened, tensors: Tensors): Promise<void> {
+  for (const [textEncoder, name] of textEncoders(tensors).entries()) {
+    const got = await opened.evaluate({
+      op: 'text_states',
+      inputs: [tensors.as(`${name}.ids`, 'ids')],
+      textEncoder,
+    })
+    for (const expected of tensors.under(`${name}.`)) {
+      if (expected.name === 'ids') continue
+      expect(relativeError(got(expected.name), expected.data), expected.name).toBeLessThanOrEqual(TOLERANCE)
+    }
+  }
 }
 
 describeParity('outputs equal those of diffusers', () => {
@@ -39,18 +72,11 @@ describeParity('outputs equal those of diffusers', () => {
       })
       afterAll(() => opened?.close())
 
-      test('text states', async () => {
-        const got = await opened.evaluate({
-          op: 'text_states',
-          inputs: [tensors.as('text.ids', 'ids')],
-          textEncoder: 0,
-        })
-        expect(relativeError(got('states'), tensors.get('text.states').data)).toBeLessThanOrEqual(TOLERANCE)
-      })
+      test('text states', () => compareTexts(opened, tensors))
 
       for (const { name: what, op, inputs, output } of OPS) {
         test(what, async () => {
-          const got = await opened.evaluate({ op, inputs: inputsOf(tensors, inputs) })
+          const got = await opened.evaluate({ op, inputs: inputsOf(tensors, op, inputs) })
           expect(relativeError(got(output), tensors.get(what).data)).toBeLessThanOrEqual(TOLERANCE)
         })
       }
@@ -64,15 +90,15 @@ describeParity('outputs equal those of diffusers', () => {
       })
 
       test('U-Net on latents that do not halve evenly', async () => {
-        const states = tensors.get('unet.states_k')
-        const one = { shape: [1, ...states.shape.slice(1)], data: states.data.slice(0, states.data.length / 2) }
+        const states = firstRow(tensors.get('unet.states_k'))
         const got = await opened.evaluate({
           op: 'unet',
           inputs: [
             tensors.as('uneven.latents', 'latents'),
             tensors.as('uneven.timesteps', 'timesteps'),
-            { name: 'states_k', ...one },
-            { name: 'states_v', ...one },
+            { ...states, name: 'states_k' },
+            { ...states, name: 'states_v' },
+            ...added(tensors).map(firstRow),
           ],
         })
         expect(relativeError(got('output'), tensors.get('uneven.output').data)).toBeLessThanOrEqual(TOLERANCE)
@@ -95,21 +121,14 @@ describeParity('bfloat16 is at most twice as far from fp32 as diffusers in bfloa
 
       for (const { name: what, op, inputs, output } of OPS) {
         test(what, async () => {
-          const got = await opened.evaluate({ op, inputs: inputsOf(tensors, inputs) })
+          const got = await opened.evaluate({ op, inputs: inputsOf(tensors, op, inputs) })
           const exact = tensors.get(what).data
           const theirs = deviation(tensors.get(`bf16.${what}`).data, exact)
           expect(deviation(got(output), exact)).toBeLessThanOrEqual(2 * theirs)
         })
       }
 
-      test('the text encoder stays in fp32', async () => {
-        const got = await opened.evaluate({
-          op: 'text_states',
-          inputs: [tensors.as('text.ids', 'ids')],
-          textEncoder: 0,
-        })
-        expect(relativeError(got('states'), tensors.get('text.states').data)).toBeLessThanOrEqual(TOLERANCE)
-      })
+      test('text encoders stay in fp32', () => compareTexts(opened, tensors))
     })
   }
 })

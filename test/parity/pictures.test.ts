@@ -1,7 +1,8 @@
-/** Whole pictures against diffusers' StableDiffusionPipeline: prompt, scheduler, guidance, noise, VAE. */
+/** Whole pictures against diffusers' StableDiffusionPipeline and StableDiffusionXLPipeline: prompt, scheduler, guidance, noise, VAE. */
 import { expect, test } from 'vitest'
 import { type SchedulerName, schedulerSpec } from '../../lib/model/index.ts'
 import { encodePrompt } from '../../lib/prompt/index.ts'
+import { timeIds } from '../../lib/time_ids.ts'
 import { describeParity, reference, shareOff, Tensors, withEngine } from './support.ts'
 
 /** What pictures.py says of a case. */
@@ -9,7 +10,7 @@ interface Case {
   model: string
   scheduler: SchedulerName | null
   prompt: string
-  negative: string
+  negative: string | null
   steps: number
   guidance: number
   seeds: number[]
@@ -32,10 +33,12 @@ describeParity('pictures are those of diffusers, within 1/255 on 99.9 % of value
     test(`${title}, ${width} x ${height}, seeds ${seeds.join(' ')}`, async () => {
       const expected = (await Tensors.read(file)).get('images').data
       await withEngine(model(name), 'float32', async ({ model: read, engine }) => {
+        const prompt = encodePrompt(read.tokenizers, given.prompt, [])
+        const zero = given.negative === null && read.zeroNegative
         const { images } = await engine.generate(
           {
-            prompt: encodePrompt(read.tokenizers, given.prompt, []),
-            negative: encodePrompt(read.tokenizers, given.negative, []),
+            prompt,
+            negative: zero ? { ...prompt, zero } : encodePrompt(read.tokenizers, given.negative ?? '', []),
             subjects: [],
             scheduler: schedulerSpec(read.scheduler, read.spec.noise, scheduler ?? undefined),
             steps,
@@ -44,6 +47,7 @@ describeParity('pictures are those of diffusers, within 1/255 on 99.9 % of value
             width,
             height,
             batch: 0,
+            timeIds: timeIds(read, { width, height }),
           },
           () => {},
         ).promise

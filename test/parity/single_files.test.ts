@@ -11,6 +11,10 @@ const CASES = [
   { file: 'one.safetensors', spec: { linearProjection: false, upcastAttention: false, sampleSize: 64 } },
   { file: 'one.ckpt', spec: { linearProjection: false } },
   { file: 'two.safetensors', spec: { linearProjection: true, upcastAttention: true, sampleSize: 96 } },
+  {
+    file: 'xl.safetensors',
+    spec: { linearProjection: true, upcastAttention: false, sampleSize: 128, pooledWidth: 96 },
+  },
   { file: 'mini.safetensors', config: 'mini', spec: { normGroups: 8, sampleSize: 16 } },
 ]
 
@@ -32,9 +36,14 @@ describeParity('single files compute what their folders do in diffusers', () => 
       })
 
       test('text states', async () => {
-        const inputs = [tensors.as('text.ids', 'ids')]
-        const got = await opened.evaluate({ op: 'text_states', inputs, textEncoder: 0 })
-        expect(relativeError(got('states'), tensors.get('text.states').data)).toBeLessThanOrEqual(TOLERANCE)
+        const encoders = opened.model.spec.textEncoders.map((_, index) => (index === 0 ? 'text' : `text_${index + 1}`))
+        for (const [textEncoder, encoder] of encoders.entries()) {
+          const inputs = [tensors.as(`${encoder}.ids`, 'ids')]
+          const got = await opened.evaluate({ op: 'text_states', inputs, textEncoder })
+          for (const { name, data } of tensors.under(`${encoder}.`).filter(({ name }) => name !== 'ids')) {
+            expect(relativeError(got(name), data), name).toBeLessThanOrEqual(TOLERANCE)
+          }
+        }
       })
 
       test('U-Net', async () => {
@@ -45,6 +54,7 @@ describeParity('single files compute what their folders do in diffusers', () => 
             tensors.as('unet.timesteps', 'timesteps'),
             tensors.as('unet.states_k', 'states_k'),
             tensors.as('unet.states_k', 'states_v'),
+            ...tensors.under('unet.').filter(({ name }) => name === 'pooled' || name === 'time_ids'),
           ],
         })
         expect(relativeError(got('output'), tensors.get('unet.output').data)).toBeLessThanOrEqual(TOLERANCE)

@@ -4,6 +4,7 @@ import { expect, test } from 'vitest'
 import { type SchedulerName, schedulerSpec } from '../../lib/model/index.ts'
 import type { NativeImage } from '../../lib/native.ts'
 import { encodePrompt } from '../../lib/prompt/index.ts'
+import { timeIds } from '../../lib/time_ids.ts'
 import { describeParity, reference, shareOff, Tensors, withEngine } from './support.ts'
 
 /** What subjects.py says of a case. */
@@ -50,6 +51,8 @@ describeParity('pictures of subjects take each stage’s vectors, K and V apart'
           classWord: subject.class_word,
           tokens: tensors.get(`k.${subject.name}`).shape[1]!,
         }))
+        const vectors = (kind: string, name: string, encoder: number): Float32Array =>
+          tensors.get(`${kind}.${name}${encoder === 0 ? '' : `.${encoder}`}`).data
         const generate = async (kind: 'k' | 'v') => {
           const request = {
             prompt: encodePrompt(read.tokenizers, given.prompt, placeholders),
@@ -57,8 +60,8 @@ describeParity('pictures of subjects take each stage’s vectors, K and V apart'
             subjects: given.subjects.map((subject, i) => ({
               stages: subject.stages,
               tokens: placeholders[i]!.tokens,
-              k: [tensors.get(`k.${subject.name}`).data],
-              v: [tensors.get(`${kind}.${subject.name}`).data],
+              k: read.tokenizers.map((_, encoder) => vectors('k', subject.name, encoder)),
+              v: read.tokenizers.map((_, encoder) => vectors(kind, subject.name, encoder)),
             })),
             scheduler: schedulerSpec(read.scheduler, read.spec.noise, scheduler),
             steps,
@@ -68,6 +71,7 @@ describeParity('pictures of subjects take each stage’s vectors, K and V apart'
             height,
             batch: 0,
             controls,
+            timeIds: timeIds(read, { width, height }),
           }
           return (await engine.generate(request, () => {}).promise).images
         }

@@ -52,6 +52,7 @@ export interface Reference {
 export async function reference(
   script:
     | 'outputs'
+    | 'prompt_states'
     | 'gradients'
     | 'pictures'
     | 'beginnings'

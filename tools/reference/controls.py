@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy
 import torch
 import torch.nn.functional as F
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionXLControlNetPipeline
 from method import split_cross_attention
 from models import _generator, build_all, load, randomize
 from PIL import Image
@@ -45,6 +45,10 @@ NETS = [
     Net("some-blocks-edges", "some-blocks", (6, 10, 14), {}),
     Net("one-head-edges", "one-head", (16, 32), {}),
     Net("wide-heads-edges", "wide-heads", (16, 8), {}),
+    Net("xl-edges", "xl", (4, 12, 8), {}),
+    # Without SDXL's conditions, which it need not take.
+    Net("xl-plain", "xl", (6, 6, 6), {"transformer_layers_per_block": [1, 1, 1], "addition_embed_type": None}),
+    Net("xl-odd-widths-edges", "xl-odd-widths", (5, 3), {}),
 ]  # fmt: skip
 
 SHARED = [
@@ -91,6 +95,10 @@ def residuals(net: Net, folder: Path, own: ControlNetModel, other: ControlNetMod
         "states_v": torch.randn((2, positions, width), generator=generator),
         "image": picture(generator, 2, height * factor, wide * factor) / 255,
     }
+    if parts.text_encoder_2:
+        given["pooled"] = torch.randn((2, parts.text_encoder_2.config.projection_dim), generator=generator)
+        given["time_ids"] = torch.tensor([[128.0, 96, 0, 0, 128, 96], [64, 72, 3, 1, 60, 60]])
+    more = {"text_embeds": given["pooled"], "time_ids": given["time_ids"]} if parts.text_encoder_2 else {}
     contexts = [split_cross_attention(module) for module in (own, other, unet)]
 
     def run(values: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -100,11 +108,15 @@ def residuals(net: Net, folder: Path, own: ControlNetModel, other: ControlNetMod
         first, second = (
             [*down, mid]
             for down, mid in (
-                model(*common, controlnet_cond=given["image"], return_dict=False) for model in (own, other)
+                model(*common, controlnet_cond=given["image"], added_cond_kwargs=more, return_dict=False)
+                for model in (own, other)
             )
         )
         both = [one + 0.25 * two for one, two in zip(first, second)]
-        result = unet(*common, down_block_additional_residuals=both[:-1], mid_block_additional_residual=both[-1])
+        result = unet(
+            *common, down_block_additional_residuals=both[:-1], mid_block_additional_residual=both[-1],
+            added_cond_kwargs=more,
+        )  # fmt: skip
         return first, both, [result.sample]
 
     def named(prefix: str, tensors: list[Tensor]) -> dict[str, Tensor]:
@@ -113,7 +125,9 @@ def residuals(net: Net, folder: Path, own: ControlNetModel, other: ControlNetMod
 
     first, both, output = run(given["states_v"])
     same, _, _ = run(given["states_k"])
-    plain = unet(given["latents"], given["timesteps"], encoder_hidden_states=given["states_k"]).sample
+    plain = unet(
+        given["latents"], given["timesteps"], encoder_hidden_states=given["states_k"], added_cond_kwargs=more
+    ).sample
     return {
         **{f"given.{key}": tensor for key, tensor in given.items()},
         **named("own", first),
@@ -153,12 +167,15 @@ CASES = [
     Case("mini", (Control("mini-edges", -0.5, start=0.34), Control("mini-other", 0.4, 0.2, 0.67)), "ddim", steps=9),
     Case("sd1", (Control("sd1-edges", 0.5, 0.1, 0.9),), "pndm", steps=5),
     Case("sd2", (Control("sd2-edges", 0.3), Control("sd2-shallow", 0.3, end=0.5)), "unipc", width=72, height=56),
+    Case("xl", (Control("xl-edges", 0.6), Control("xl-plain", 0.3, end=0.5)), seeds=(3, 4), width=72, height=56),
 ]  # fmt: skip
 
 
 def draw(case: Case, folder: Path, nets: Path) -> dict[str, Tensor]:
     models = [ControlNetModel.from_pretrained(nets / control.net) for control in case.controls]
-    pipe = load_pipeline(StableDiffusionControlNetPipeline, folder, case.scheduler, controlnet=models)
+    xl = (folder / "text_encoder_2").exists()
+    kind = StableDiffusionXLControlNetPipeline if xl else StableDiffusionControlNetPipeline
+    pipe = load_pipeline(kind, folder, case.scheduler, controlnet=models)
     generator = torch.Generator().manual_seed(len(case.prompt) + case.steps)
     pictures = [picture(generator, 1, case.height, case.width)[0].permute(1, 2, 0) for _ in models]
     count = len(case.seeds)

@@ -1,9 +1,9 @@
-"""The architectures of Stable Diffusion 1.5 and 2.1 in full size with random weights, in fp16 files.
+"""The architectures of Stable Diffusion 1.5, 2.1 and XL in full size with random weights, in fp16 files.
 
-    python full_size.py --family sd15|sd21 --out FOLDER
+    python full_size.py --family sd15|sd21|sdxl --out FOLDER
 
-writes a diffusers folder of 2.1 or 2.6 GB: it shows that such a model opens, learns and draws, not what it draws.
-Files of 1.5 are whole and those of 2.1 in shards of at most 1 GB. No more than one part is held in memory.
+writes a diffusers folder of 2.1, 2.6 or 6.9 GB: it shows that such a model opens, learns and draws, not what it draws.
+Files of 1.5 are whole and the others in shards of at most 1 GB. No more than one file is held in memory.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import split_torch_state_dict_into_shards
 from models import MINI
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 VAE = {
     "block_out_channels": [128, 256, 512, 512],
@@ -68,6 +68,47 @@ FAMILIES = {
         "pad": "!",
         "shard": "1GB",
     },
+    "sdxl": {
+        "text": {
+            "hidden_size": 768,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 12,
+            "intermediate_size": 3072,
+            "hidden_act": "quick_gelu",
+        },
+        "text_2": {
+            "hidden_size": 1280,
+            "num_attention_heads": 20,
+            "num_hidden_layers": 32,
+            "intermediate_size": 5120,
+            "hidden_act": "gelu",
+            "projection_dim": 1280,
+        },
+        "unet": {
+            "block_out_channels": [320, 640, 1280],
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "attention_head_dim": [5, 10, 20],
+            "transformer_layers_per_block": [1, 2, 10],
+            "cross_attention_dim": 2048,
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+            "sample_size": 128,
+        },
+        "vae": {"scaling_factor": 0.13025, "sample_size": 1024},
+        "scheduler": {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **NOISE},
+        "pad": "<|endoftext|>",
+        "shard": "1GB",
+    },
+}
+
+
+_XL_PARTS = {
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "force_zeros_for_empty_prompt": True,
 }
 
 
@@ -78,32 +119,37 @@ def build(family: str, folder: Path) -> None:
     parts = {
         "text_encoder": lambda: CLIPTextModel(CLIPTextConfig(**tokens, **options["text"])),
         "unet": lambda: UNet2DConditionModel(**options["unet"]),
-        "vae": lambda: AutoencoderKL(**VAE),
+        "vae": lambda: AutoencoderKL(**{**VAE, **options.get("vae", {})}),
     }
+    xl = "text_2" in options
+    if xl:
+        parts["text_encoder_2"] = lambda: CLIPTextModelWithProjection(CLIPTextConfig(**tokens, **options["text_2"]))
+        _write_tokenizer(folder / "tokenizer_2", "!")
     for name, make in parts.items():
         with torch.device("meta"):
             module = make()
-        stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
+        stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
         _write_config(module, folder / name)
         _write_weights(module, folder / name, stem, options["shard"])
     _write_json(folder / "scheduler" / "scheduler_config.json", options["scheduler"])
     _write_json(
         folder / "model_index.json",
         {
-            "_class_name": "StableDiffusionPipeline",
+            "_class_name": "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline",
             "scheduler": ["diffusers", options["scheduler"]["_class_name"]],
             "text_encoder": ["transformers", "CLIPTextModel"],
             "tokenizer": ["transformers", "CLIPTokenizer"],
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
+            **(_XL_PARTS if xl else {}),
         },
     )
 
 
 def _write_config(module: torch.nn.Module, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(module, CLIPTextModel):
-        module.config.architectures = ["CLIPTextModel"]
+    if isinstance(module, (CLIPTextModel, CLIPTextModelWithProjection)):
+        module.config.architectures = [type(module).__name__]
         module.config.save_pretrained(folder)
     else:
         module.save_config(folder)
@@ -111,16 +157,18 @@ def _write_config(module: torch.nn.Module, folder: Path) -> None:
 
 def _write_weights(module: torch.nn.Module, folder: Path, stem: str, shard: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    weights = {
-        name: _weight(name, tuple(tensor.shape), generator)
+    shapes = {
+        name: torch.empty(tensor.shape, dtype=torch.float16, device="meta")
         for name, tensor in module.state_dict().items()
         if not name.endswith("position_ids")
     }
     split = split_torch_state_dict_into_shards(
-        weights, filename_pattern=stem + "{suffix}.safetensors", max_shard_size=shard
+        shapes, filename_pattern=stem + "{suffix}.safetensors", max_shard_size=shard
     )
+    # Shard by shard, so that no more than one is in memory.
     for file, names in split.filename_to_tensors.items():
-        save_file({name: weights[name] for name in names}, folder / file, {"format": "pt"})
+        weights = {name: _weight(name, tuple(shapes[name].shape), generator) for name in names}
+        save_file(weights, folder / file, {"format": "pt"})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         _write_json(folder / f"{stem}.safetensors.index.json", index)

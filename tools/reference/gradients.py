@@ -46,20 +46,26 @@ CASES = [
     Case("ten stages, zero terminal noise ratio", "one-head", {"stages": 10, "levels": (0,)}, timesteps=(99, 100, 999)),
     Case("wide heads", "wide-heads", {"attention_weight": 0.03}),
     Case("the vectors themselves at step 0", "wide-heads", {"parametrization": "direct"}, first_step=True),
+    Case("two text encoders", "xl", {"levels": (2,), "attention_weight": 0.05}),
+    Case("two text encoders at step 0", "xl", {"levels": (1, 2)}, first_step=True),
+    Case("two text encoders, a class word of two tokens, mask", "xl-odd-widths", {"stages": 3}, class_word="cat dog",
+         masked=True, timesteps=(500,)),
+    Case("two text encoders, shared vectors, v-prediction", "xl-some-blocks", {"split": False}, timesteps=(40, 999)),
+    Case("two text encoders, the vectors themselves", "xl-deep-text", {"parametrization": "direct"}),
+    Case("two text encoders, no attention loss", "xl-upcast", {"attention_weight": 0.0}),
 ]  # fmt: skip
 
 
-def options(case: Case, tokenizer) -> Options:
+def options(case: Case, tokenizers: list, image: int) -> Options:
+    tokenizer = tokenizers[0]
     word = tokenizer(case.class_word, add_special_tokens=False).input_ids
     positions = tokenizer.model_max_length
-    prompts, places = [], []
-    for template in TEMPLATES:
-        ids = tokenizer(
-            template.format(case.class_word), padding="max_length", max_length=positions
-        ).input_ids
-        prompts.append(ids)
-        places.append(next(i for i in range(positions) if ids[i : i + len(word)] == word))
+    texts = [template.format(case.class_word) for template in TEMPLATES]
+    prompts = [one(texts, padding="max_length", max_length=positions).input_ids for one in tokenizers]
+    places = [next(i for i in range(positions) if ids[i : i + len(word)] == word) for ids in prompts[0]]
     more = dict(case.options)
+    if len(tokenizers) > 1:
+        more["time_ids"] = (image + 5.0, 2.0 * image, 3.0, 7.0, image, image)
     if "token weights" in case.name:
         more["token_weights"] = tuple(0.5 + 0.01 * i for i in range(positions))
     return Options(ids=prompts, positions=places, class_tokens=len(word), **more)
@@ -69,7 +75,9 @@ def learn_request(options: Options, image: int) -> dict:
     """The engine's LearnRequest, but for the arrays."""
     return {
         "image": image,
-        "templates": [{"ids": [ids], "position": place} for ids, place in zip(options.ids, options.positions)],
+        "templates": [
+            {"ids": ids, "position": place} for *ids, place in zip(*options.ids, options.positions, strict=True)
+        ],
         "classTokens": options.class_tokens,
         "stages": options.stages,
         "split": options.split,
@@ -77,6 +85,7 @@ def learn_request(options: Options, image: int) -> dict:
         "attentionWeight": options.attention_weight,
         "attentionLevels": options.levels,
         "tokenWeights": options.token_weights,
+        "timeIds": options.time_ids or None,
     }
 
 
@@ -88,13 +97,15 @@ def compute(case: Case, folder: Path) -> tuple[dict, dict]:
     scheduler = diffusers.DDIMScheduler.from_config({**config, "_class_name": "DDIMScheduler"})
     unet, vae = parts.unet.config, parts.vae.config
     shape = (len(case.timesteps), unet.in_channels, unet.sample_size, unet.sample_size)
-    settings = options(case, AutoTokenizer.from_pretrained(folder / "tokenizer"))
+    image = unet.sample_size * 2 ** (len(vae.block_out_channels) - 1)
+    names = ["tokenizer", "tokenizer_2"][: len(parts.text_encoders)]
+    settings = options(case, [AutoTokenizer.from_pretrained(folder / name) for name in names], image)
     if case.masked:
         mask = torch.rand(shape[2:], generator=generator)
         settings = Options(**{**settings.__dict__, "mask": mask})
     training = Training(parts, scheduler, settings)
-    for name, parameter in training.module.named_parameters():
-        if not case.first_step or not name.startswith(("out.", "k", "v")):
+    for name, parameter in training.named_parameters():
+        if not case.first_step or not name.removeprefix("1.").startswith(("out.", "k", "v")):
             noise = torch.randn(parameter.shape, generator=generator)
             with torch.no_grad():
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5 if parameter.dim() == 2 else 0.3 * noise)
@@ -108,26 +119,25 @@ def compute(case: Case, folder: Path) -> tuple[dict, dict]:
     )
     losses = training.losses(draws)
     losses.total.backward()
-    keys, values = training.module()
     tensors = {
         **vars(draws),
-        **{f"parameter.{name}": parameter for name, parameter in training.module.named_parameters()},
-        **{f"expected.grad.{name}": parameter.grad for name, parameter in training.module.named_parameters()},
+        **{f"parameter.{name}": parameter for name, parameter in training.named_parameters()},
+        **{f"expected.grad.{name}": parameter.grad for name, parameter in training.named_parameters()},
         "expected.loss": losses.total.view(1),
         "expected.reconstruction": losses.reconstruction.view(1),
         "expected.attention": losses.attention.view(1),
-        "expected.k": keys,
-        "expected.v": values,
-        "class": training.module.embedding,
     }
+    for index, module in enumerate(training.modules):
+        suffix = f".{index}" if index else ""
+        tensors[f"expected.k{suffix}"], tensors[f"expected.v{suffix}"] = module()
+        tensors[f"class{suffix}"] = module.embedding
     if settings.mask is not None:
         tensors["mask"] = settings.mask
-    factor = 2 ** (len(vae.block_out_channels) - 1)
     described = {
         "name": case.name,
         "model": case.model,
         "firstStep": case.first_step,
-        "learn": learn_request(settings, unet.sample_size * factor),
+        "learn": learn_request(settings, image),
     }
     return {key: tensor.detach().float().contiguous().clone() for key, tensor in tensors.items()}, described
 

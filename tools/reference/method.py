@@ -152,8 +152,8 @@ class StageVectors(nn.Module):
 Slots = list[tuple[int, Tensor]]
 
 
-def text_states(encoder: CLIPTextModel, ids: Tensor, slots: list[Slots] | None = None) -> Tensor:
-    """States [B, L, C]; each prompt's slots replace token embeddings in front of the encoder."""
+def encode(encoder: CLIPTextModel, ids: Tensor, slots: list[Slots] | None = None):
+    """What transformers gives; each prompt's slots replace token embeddings in front of the encoder."""
 
     def inject(_module, _inputs, embeddings: Tensor) -> Tensor:
         rows = []
@@ -164,19 +164,39 @@ def text_states(encoder: CLIPTextModel, ids: Tensor, slots: list[Slots] | None =
         return torch.stack(rows)
 
     if slots is None:
-        return encoder(ids)[0]
+        return encoder(ids, output_hidden_states=True)
     hook = encoder.get_input_embeddings().register_forward_hook(inject)
     try:
-        return encoder(ids)[0]
+        return encoder(ids, output_hidden_states=True)
     finally:
         hook.remove()
+
+
+def text_states(parts: Parts, ids: list[Tensor], slots: list[list[Slots]] | None = None) -> Tensor:
+    """States [B, L, C]; ids [B, L] and slots are one for each text encoder, whose states stand side by side."""
+    encoded = [
+        encode(encoder, ids[index], None if slots is None else slots[index])
+        for index, encoder in enumerate(parts.text_encoders)
+    ]
+    if parts.text_encoder_2 is None:
+        return encoded[0].last_hidden_state
+    # SDXL takes the states before the last layer, without the final norm.
+    return torch.cat([one.hidden_states[-2] for one in encoded], -1)
+
+
+def added_conditions(parts: Parts, ids: list[Tensor], sizes: list[float]) -> dict:
+    """SDXL's: the pooled state of prompts without any subject, and six sizes; empty for other models."""
+    if parts.text_encoder_2 is None:
+        return {}
+    pooled = parts.text_encoder_2(ids[1]).text_embeds
+    return {"text_embeds": pooled, "time_ids": torch.tensor(sizes).expand(len(pooled), -1)}
 
 
 @dataclass(frozen=True)
 class Options:
     """What is trained and how; the names are those of the engine's LearnRequest."""
 
-    ids: list[list[int]]  # one padded prompt a template, with the class word
+    ids: list[list[list[int]]]  # for each text encoder one padded prompt a template, with the class word
     positions: list[int]  # where the class word begins in each
     class_tokens: int = 1
     stages: int = 5
@@ -186,6 +206,7 @@ class Options:
     levels: tuple[int, ...] = ()  # empty: all
     token_weights: tuple[float, ...] = ()
     mask: Tensor | None = None  # [h, w]
+    time_ids: tuple[float, ...] = ()  # SDXL's six sizes
 
 
 @dataclass(frozen=True)
@@ -206,7 +227,7 @@ class Losses:
 
 
 class Training:
-    """One model, one class word, and what is learnt about it."""
+    """One model, one class word, and what is learnt about it: a module for each text encoder."""
 
     def __init__(self, parts: Parts, scheduler, options: Options):
         self.parts, self.scheduler, self.options = parts, scheduler, options
@@ -215,26 +236,41 @@ class Training:
         self.context.levels = frozenset(options.levels or range(levels))
         if options.token_weights:
             self.context.token_weights = torch.tensor(options.token_weights)
-        table = parts.text_encoder.get_input_embeddings().weight
         first = options.positions[0]
-        embedding = table[torch.tensor(options.ids[0][first : first + options.class_tokens])].clone()
         kind = StageTokens if options.parametrization == "attention" else StageVectors
-        self.module = kind(embedding, float(table.std()), options.stages, options.split)
+        self.modules = []
+        for encoder, ids in zip(parts.text_encoders, options.ids, strict=True):
+            table = encoder.get_input_embeddings().weight
+            embedding = table[torch.tensor(ids[0][first : first + options.class_tokens])].clone()
+            self.modules.append(kind(embedding, float(table.std()), options.stages, options.split))
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Those of a second encoder's module begin with "1."."""
+        return [
+            (name if index == 0 else f"{index}.{name}", parameter)
+            for index, module in enumerate(self.modules)
+            for name, parameter in module.named_parameters()
+        ]
 
     def losses(self, draws: Draws) -> Losses:
         options, context, scheduler = self.options, self.context, self.scheduler
         train_timesteps = scheduler.config.num_train_timesteps
         stages = draws.timesteps * options.stages // train_timesteps
-        keys, values = self.module()
-        ids = torch.tensor(options.ids)[draws.templates]
+        ids = [torch.tensor(prompts)[draws.templates] for prompts in options.ids]
         positions = [options.positions[template] for template in draws.templates]
-        encoder = self.parts.text_encoder
-        slots = [[[(p, v)] for p, v in zip(positions, kind[stages], strict=True)] for kind in (keys, values)]
-        context.keys, context.values = (text_states(encoder, ids, kind) for kind in slots)
-        context.reference = text_states(encoder, ids)
+        vectors = [module() for module in self.modules]
+        slots = [
+            [[[(p, v)] for p, v in zip(positions, both[kind][stages], strict=True)] for both in vectors]
+            for kind in range(2)
+        ]
+        context.keys, context.values = (text_states(self.parts, ids, kind) for kind in slots)
+        context.reference = text_states(self.parts, ids)
         context.losses = []
+        added = added_conditions(self.parts, ids, list(options.time_ids))
         noisy = scheduler.add_noise(draws.latents, draws.noise, draws.timesteps)
-        prediction = self.parts.unet(noisy, draws.timesteps, encoder_hidden_states=context.keys).sample
+        prediction = self.parts.unet(
+            noisy, draws.timesteps, encoder_hidden_states=context.keys, added_cond_kwargs=added
+        ).sample
         if scheduler.config.prediction_type == "v_prediction":
             target = scheduler.get_velocity(draws.latents, draws.noise, draws.timesteps)
         else:

@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 for logging in (diffusers_logging, transformers_logging):
@@ -36,7 +36,7 @@ class Files:
     dtype: torch.dtype = torch.float32
     variant: str | None = None  # "fp16": model.fp16.safetensors and so on
     shard: str | None = None  # the largest file, for example "100KB"
-    text_prefix: bool = False  # text encoder's keys with text_model. and the old position_ids
+    text_prefix: bool = False  # the first text encoder's keys with text_model. and the old position_ids
     old_vae_keys: bool = False  # the VAE's attention named query, key, value, proj_attn
     tokenizer: str = "both"  # "both", "vocabulary" (vocab.json and merges.txt) or "json" (tokenizer.json)
     pad: str = "<|endoftext|>"
@@ -50,6 +50,8 @@ class Configuration:
     vae: dict
     scheduler: dict = field(default_factory=dict)
     files: Files = field(default_factory=Files)
+    text_2: dict | None = None  # SDXL's second text encoder; its tokenizer pads with "!"
+    force_zeros: bool = True
 
 
 def text(width: int, heads: int, layers: int, intermediate: int, activation: str = "quick_gelu", **more) -> dict:
@@ -90,8 +92,19 @@ def vae(channels: list[int], layers: int, groups: int, **more) -> dict:
     }
 
 
+def added(pooled: int, sizes: int) -> dict:
+    """What SDXL's U-Net takes beside the text states: a pooled state, and six sizes with sinusoids of a width."""
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": sizes,
+        "projection_class_embeddings_input_dim": pooled + 6 * sizes,
+    }
+
+
 DDIM = {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 PNDM = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}
+
+EULER = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", "steps_offset": 1}
 
 CONFIGURATIONS = [
     # As Stable Diffusion 1.x in its older files: convolutions around the transformers, none at the coarsest level.
@@ -170,6 +183,77 @@ CONFIGURATIONS = [
         vae([16, 32], 1, 8),
         PNDM,
     ),
+    # As SDXL: no attention at the finest level, deep transformers at the others.
+    Configuration(
+        "xl",
+        text(64, 4, 3, 256),
+        unet(
+            [32, 64, 96], [1, 2, 3], "-bb", 16, layers_per_block=2, transformer_layers_per_block=[1, 2, 4],
+            use_linear_projection=True, **added(80, 32),
+        ),
+        vae([16, 32, 32], 2, 8, scaling_factor=0.13025),
+        EULER,
+        Files(dtype=torch.float16, variant="fp16"),
+        text(96, 6, 4, 384, "gelu", projection_dim=80),
+    ),
+    Configuration(
+        "xl-odd-widths",
+        text(40, 5, 2, 100, "gelu", layer_norm_eps=1e-6),
+        unet(
+            [24, 40], [3, 4], "bb", 4, layers_per_block=1, transformer_layers_per_block=[2, 1],
+            flip_sin_to_cos=False, freq_shift=1, norm_eps=1e-6, sample_size=12, **added(36, 14),
+        ),
+        vae([8, 24], 1, 4, use_quant_conv=False, sample_size=24),
+        DDIM,
+        Files(tokenizer="json"),
+        text(56, 7, 2, 130, projection_dim=36),
+    ),
+    # An empty negative prompt is encoded; the wide encoder comes first.
+    Configuration(
+        "xl-some-blocks",
+        text(96, 3, 4, 200),
+        unet([32, 48, 64], [2, 3, 4], "ubd", 16, layers_per_block=[1, 2, 1], use_linear_projection=True, **added(24, 8)),
+        vae([16, 16, 32], 1, 16, mid_block_add_attention=False),
+        {**DDIM, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+        Files(dtype=torch.bfloat16, tokenizer="vocabulary", text_prefix=True),
+        text(24, 2, 3, 64, "gelu", projection_dim=24),
+        force_zeros=False,
+    ),
+    Configuration(
+        "xl-upcast",
+        text(32, 2, 1, 64, "gelu"),
+        unet(
+            [16, 32], [2, 2], "bb", 8, layers_per_block=2, upcast_attention=True, use_linear_projection=True,
+            **added(48, 10),
+        ),
+        vae([8, 16], 2, 8),
+        EULER,
+        Files(shard="60KB"),
+        text(32, 2, 2, 64, "gelu", projection_dim=48),
+    ),
+    # As distilled for few steps: the guidance scale is a condition.
+    Configuration(
+        "xl-guidance",
+        text(48, 4, 3, 96),
+        unet(
+            [32, 64], [4, 8], "-b", 8, layers_per_block=1, transformer_layers_per_block=[1, 3],
+            use_linear_projection=True, time_cond_proj_dim=20, **added(40, 16),
+        ),
+        vae([16, 16], 1, 8),
+        DDIM,
+        Files(dtype=torch.float16),
+        text(80, 5, 3, 160, "gelu", projection_dim=40),
+    ),
+    # The pooled state is one of many layers, and wider than what it is projected from.
+    Configuration(
+        "xl-deep-text",
+        text(24, 3, 6, 48),
+        unet([40, 56, 88], [5, 7, 11], "bb-", 8, layers_per_block=1, **added(72, 6)),
+        vae([16, 24, 40], 1, 8),
+        {**DDIM, "prediction_type": "v_prediction"},
+        Files(dtype=torch.float16, variant="fp16", shard="200KB"),
+        text(40, 4, 7, 80, "gelu", projection_dim=72),
+    ),
 ]
 
 
@@ -197,13 +281,17 @@ def randomize(module: torch.nn.Module, generator: torch.Generator) -> None:
 
 def build(configuration: Configuration, folder: Path) -> None:
     files = configuration.files
-    encoder = CLIPTextModel(CLIPTextConfig(**_tokens(files), **configuration.text))
-    width = configuration.text["hidden_size"]
+    xl = configuration.text_2 is not None
+    encoders = {"text_encoder": CLIPTextModel(CLIPTextConfig(**_tokens(files.tokenizer, files.pad), **configuration.text))}
+    if xl:
+        config = CLIPTextConfig(**_tokens(files.tokenizer, "!"), **configuration.text_2)
+        encoders["text_encoder_2"] = CLIPTextModelWithProjection(config)
+    width = sum(encoder.config.hidden_size for encoder in encoders.values())
     latents = configuration.vae["latent_channels"]
     options = {"cross_attention_dim": width, "in_channels": latents, "out_channels": latents, **configuration.unet}
     network = UNet2DConditionModel(**options)
     autoencoder = AutoencoderKL(**configuration.vae)
-    for part, module in (("text_encoder", encoder), ("unet", network), ("vae", autoencoder)):
+    for part, module in (*encoders.items(), ("unet", network), ("vae", autoencoder)):
         randomize(module, _generator(configuration.name, part))
         # Half precision files: the values are rounded once, here, and read as they are by both sides.
         module.to(files.dtype).save_pretrained(
@@ -214,7 +302,9 @@ def build(configuration: Configuration, folder: Path) -> None:
         _add_position_ids(folder / "text_encoder")
     if files.old_vae_keys:
         _rename(folder / "vae", _old_vae_key)
-    _write_tokenizer(folder / "tokenizer", files)
+    _write_tokenizer(folder / "tokenizer", files.tokenizer, files.pad)
+    if xl:
+        _write_tokenizer(folder / "tokenizer_2", files.tokenizer, "!")
     _write_json(
         folder / "scheduler" / "scheduler_config.json",
         {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, **configuration.scheduler},
@@ -222,26 +312,39 @@ def build(configuration: Configuration, folder: Path) -> None:
     _write_json(
         folder / "model_index.json",
         {
-            "_class_name": "StableDiffusionPipeline",
+            "_class_name": "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline",
             "_diffusers_version": "0.35.0",
             "scheduler": ["diffusers", configuration.scheduler["_class_name"]],
             "text_encoder": ["transformers", "CLIPTextModel"],
             "tokenizer": ["transformers", "CLIPTokenizer"],
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
-            "safety_checker": [None, None],
             "feature_extractor": [None, None],
+            **(_xl_parts(configuration) if xl else {"safety_checker": [None, None]}),
         },
     )
 
 
-def _tokens(files: Files) -> dict:
-    vocabulary = json.loads((MINI / "tokenizer" / "vocab.json").read_text())
+def _xl_parts(configuration: Configuration) -> dict:
+    return {
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "force_zeros_for_empty_prompt": configuration.force_zeros,
+    }
+
+
+def _tokens(kind: str, pad: str) -> dict:
+    # Of the file that is read where a folder has both.
+    tokenizer = MINI / "tokenizer"
+    if kind == "vocabulary":
+        vocabulary = json.loads((tokenizer / "vocab.json").read_text())
+    else:
+        vocabulary = json.loads((tokenizer / "tokenizer.json").read_text())["model"]["vocab"]
     return {
         "vocab_size": len(vocabulary),
         "bos_token_id": vocabulary["<|startoftext|>"],
         "eos_token_id": vocabulary["<|endoftext|>"],
-        "pad_token_id": vocabulary[files.pad],
+        "pad_token_id": vocabulary[pad],
     }
 
 
@@ -276,17 +379,17 @@ def _old_vae_key(key: str) -> str:
     return key
 
 
-def _write_tokenizer(folder: Path, files: Files) -> None:
+def _write_tokenizer(folder: Path, kind: str, pad: str) -> None:
     """The embedded model's vocabulary, in the files of older or newer versions of transformers."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {"vocabulary": ["vocab.json", "merges.txt"], "json": ["tokenizer.json"]}
-    for name in names.get(files.tokenizer, [*names["vocabulary"], *names["json"]]):
+    for name in names.get(kind, [*names["vocabulary"], *names["json"]]):
         shutil.copy(MINI / "tokenizer" / name, folder / name)
     special = {
         "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>",
         "unk_token": "<|endoftext|>",
-        "pad_token": files.pad,
+        "pad_token": pad,
     }
     _write_json(folder / "special_tokens_map.json", special)
     _write_json(
@@ -307,6 +410,11 @@ class Parts:
     text_encoder: CLIPTextModel
     unet: UNet2DConditionModel
     vae: AutoencoderKL
+    text_encoder_2: CLIPTextModelWithProjection | None = None
+
+    @property
+    def text_encoders(self) -> list:
+        return [encoder for encoder in (self.text_encoder, self.text_encoder_2) if encoder is not None]
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Parts:
@@ -319,7 +427,10 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Parts:
         return module.to(dtype).eval().requires_grad_(False)
 
     return Parts(
-        part(CLIPTextModel, "text_encoder"), part(UNet2DConditionModel, "unet"), part(AutoencoderKL, "vae")
+        part(CLIPTextModel, "text_encoder"),
+        part(UNet2DConditionModel, "unet"),
+        part(AutoencoderKL, "vae"),
+        part(CLIPTextModelWithProjection, "text_encoder_2") if (folder / "text_encoder_2").exists() else None,
     )
 
 

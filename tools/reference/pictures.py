@@ -1,4 +1,4 @@
-"""Whole pictures by diffusers' StableDiffusionPipeline in fp32.
+"""Whole pictures by diffusers' StableDiffusionPipeline and StableDiffusionXLPipeline in fp32.
 
     python pictures.py --models FOLDER --out FOLDER
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from models import build_all
 from PIL import Image
 from safetensors.numpy import save_file
@@ -24,7 +24,7 @@ class Case:
     model: str
     scheduler: str | None = None
     prompt: str = "a photo of a person at the beach"
-    negative: str = ""
+    negative: str | None = ""
     steps: int = 7
     guidance: float = 4.0
     seeds: tuple[int, ...] = (1,)
@@ -40,15 +40,21 @@ CASES = [
     *(Case("sd1", name, prompt="person, it's 2 dogs!", seeds=(3,), steps=5) for name in (None, "ddim", "dpm++2m")),
     *(Case("sd2", name, seeds=(4, 5), steps=5, width=72, height=56) for name in (None, "euler", "unipc")),
     Case("one-head", seeds=(6,), steps=6, width=32, height=32),
+    # Without a negative prompt its states are zeros, unless the folder says otherwise; an empty one is encoded.
+    *(Case("xl", name, negative=None, seeds=(7, 8), steps=5, width=72, height=56) for name in (None, "ddim", "dpm++2m")),
+    Case("xl", "euler", negative="", seeds=(9,), steps=5, width=64, height=64),
+    Case("xl", "unipc", guidance=1.0, negative=None, seeds=(9,), steps=5, width=64, height=64),
+    Case("xl-odd-widths", negative="a cat", seeds=(3,), steps=5, width=32, height=24),
+    Case("xl-some-blocks", negative=None, seeds=(3,), steps=5, width=64, height=64),
 ]  # fmt: skip
 
 
 def load_pipeline(kind: type, folder: Path, scheduler: str | None, **parts):
     """A pipeline of this class in fp32, with a scheduler by the package's name and parts that the folder lacks."""
     variant = "fp16" if list((folder / "unet").glob("*.fp16*")) else None
-    pipe = kind.from_pretrained(
-        folder, variant=variant, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **parts
-    )
+    xl = (folder / "text_encoder_2").exists()
+    more = {"add_watermarker": False} if xl else {"safety_checker": None, "requires_safety_checker": False}
+    pipe = kind.from_pretrained(folder, variant=variant, dtype=torch.float32, **more, **parts)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = make(dict(pipe.scheduler.config), scheduler)
     return pipe
@@ -56,9 +62,10 @@ def load_pipeline(kind: type, folder: Path, scheduler: str | None, **parts):
 
 def draw(case: Case, folder: Path) -> numpy.ndarray:
     count = len(case.seeds)
-    images = load_pipeline(StableDiffusionPipeline, folder, case.scheduler)(
+    kind = StableDiffusionXLPipeline if (folder / "text_encoder_2").exists() else StableDiffusionPipeline
+    images = load_pipeline(kind, folder, case.scheduler)(
         prompt=[case.prompt] * count,
-        negative_prompt=[case.negative] * count,
+        negative_prompt=None if case.negative is None else [case.negative] * count,
         num_inference_steps=case.steps,
         guidance_scale=case.guidance,
         generator=[torch.Generator().manual_seed(seed) for seed in case.seeds],

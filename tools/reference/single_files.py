@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from ldm import UNET, VAE, check_open_clip, open_clip, unet_map, vae_map
-from models import DDIM, MINI, PNDM, Configuration, Files, Parts, build, load, text, unet, vae
+from models import DDIM, EULER, MINI, PNDM, Configuration, Files, Parts, added, build, load, text, unet, vae
 from outputs import inputs, outputs
 from safetensors.torch import save_file
 from torch import Tensor
@@ -31,6 +31,13 @@ CONFIGURATIONS = {
         vae([32, 32], 1, 32), {**DDIM, "prediction_type": "v_prediction"},
         Files(dtype=torch.float16, pad="!"),
     ),
+    "xl": Configuration(
+        "xl", text(64, 1, 3, 192),
+        unet([32, 64, 128], [1, 1, 2], "-bb", 32, layers_per_block=2, transformer_layers_per_block=[1, 2, 3],
+             use_linear_projection=True, **added(96, 10)),
+        vae([32, 64], 1, 32, scaling_factor=0.13025), EULER, Files(dtype=torch.float16),
+        text(128, 2, 3, 320, "gelu", projection_dim=96),
+    ),
 }
 
 
@@ -45,14 +52,26 @@ def renamed(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor
 
 
 def ldm_state(parts: Parts, packed: bool) -> dict[str, Tensor]:
-    """A whole checkpoint; `packed`: the text encoder as OpenCLIP's, with the last layer that 2.x does not use."""
+    """A whole checkpoint; `packed`: the text encoder as OpenCLIP's, with the last layer that 2.x does not use.
+
+    SDXL has one of each kind, and uses all of the second.
+    """
     autoencoder = renamed(parts.vae.state_dict(), vae_map(config_of(parts.vae)))
     for name, value in autoencoder.items():
         if ".attn_1." in name and value.dim() == 2:
             autoencoder[name] = value[:, :, None, None]
     state = {**renamed(parts.unet.state_dict(), unet_map(config_of(parts.unet))), **autoencoder}
     encoder = {name.removeprefix("text_model."): value for name, value in parts.text_encoder.state_dict().items()}
-    if packed:
+    if parts.text_encoder_2:
+        second = {name.removeprefix("text_model."): value for name, value in parts.text_encoder_2.state_dict().items()}
+        packed_state = open_clip(
+            second, parts.text_encoder_2.config.num_hidden_layers, second["text_projection.weight"]
+        )
+        check_open_clip(parts.text_encoder_2, packed_state, second)
+        prefix = "conditioner.embedders.0.transformer.text_model."
+        state |= {prefix + name: value for name, value in encoder.items()}
+        state |= {f"conditioner.embedders.1.model.{name}": value for name, value in packed_state.items()}
+    elif packed:
         layers = parts.text_encoder.config.num_hidden_layers
         check_open_clip(parts.text_encoder, open_clip(encoder, layers), encoder)
         width = parts.text_encoder.config.hidden_size
@@ -94,7 +113,8 @@ def main() -> None:
         if name == "one":
             torch.save({"state_dict": state, "global_step": 470000}, files / "one.ckpt")
         # The small models have a small vocabulary.
-        shutil.copytree(folder / "tokenizer", configs / name / "tokenizer", dirs_exist_ok=True)
+        for tokenizer in folder.glob("tokenizer*"):
+            shutil.copytree(tokenizer, configs / name / tokenizer.name, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

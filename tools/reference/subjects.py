@@ -3,8 +3,8 @@
     python subjects.py --models FOLDER --out FOLDER
 
 writes one file a case: `images` [N, height, width, 3] in 0..255 and each subject's vectors `k.<name>` and `v.<name>`
-[stages, tokens, width], and with a ControlNet its picture `control`; the net lies in OUT/nets. The metadata `case` is
-JSON with what to ask for; beside it a PNG of the first picture.
+[stages, tokens, width], those for a second text encoder with .1 behind, and with a ControlNet its picture `control`; the
+net lies in OUT/nets. The metadata `case` is JSON with what to ask for; beside it a PNG of the first picture.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy
 import torch
 from controls import build, picture
 from controls import NETS as ALL_NETS
-from method import Slots, split_cross_attention, text_states
+from method import Slots, added_conditions, split_cross_attention, text_states
 from models import Parts, build_all, load
 from PIL import Image
 from safetensors.torch import save_file
@@ -67,12 +67,14 @@ CASES = [
     Case("some-blocks", "<one>", (ONE,), "pndm"),
     Case("mini", "<anna> in the snow", (ANNA,), "ddim", width=128, height=96, net="mini-edges"),
     Case("sd2", "<rex>, <anna>", (ANNA, REX), "euler", guidance=1.0, net="sd2-edges"),
+    Case("xl", "a photo of <anna> with <a pair>", (ANNA, PAIR), "euler", negative="a dog, <anna>", width=72),
+    Case("xl-odd-widths", "<rex> and <one>", (ONE, REX), "ddim", guidance=1.0, width=24, height=32),
 ]
 
 
-def vectors(subject: Subject, parts: Parts, tokenizer, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def vectors(subject: Subject, encoder, tokenizer, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Far enough from the class word that stages, K and V cannot be taken for one another."""
-    table = parts.text_encoder.get_input_embeddings().weight
+    table = encoder.get_input_embeddings().weight
     embedding = table[torch.tensor(tokenizer(subject.class_word, add_special_tokens=False).input_ids)]
     shape = (subject.stages, *embedding.shape)
     keys, values = (embedding + table.std() * torch.randn(shape, generator=generator) for _ in range(2))
@@ -82,7 +84,8 @@ def vectors(subject: Subject, parts: Parts, tokenizer, generator: torch.Generato
 class Prompt:
     """A prompt's ids with class words for placeholders, and where each subject stands."""
 
-    def __init__(self, text: str, subjects: tuple[Subject, ...], tokenizer):
+    def __init__(self, text: str, subjects: tuple[Subject, ...], tokenizers: list):
+        tokenizer = tokenizers[0]
         words = {subject.name: subject for subject in subjects}
         self.places: list[tuple[str, int]] = []
         plain = ""
@@ -91,24 +94,33 @@ class Prompt:
                 self.places.append((piece, 1 + len(tokenizer(plain, add_special_tokens=False).input_ids)))
                 piece = words[piece].class_word
             plain += piece
-        padded = tokenizer(plain, padding="max_length", max_length=tokenizer.model_max_length)
-        self.ids = torch.tensor([padded.input_ids])
+        self.ids = [
+            one(plain, padding="max_length", max_length=one.model_max_length, return_tensors="pt").input_ids
+            for one in tokenizers
+        ]
 
-    def slots(self, learnt: dict[str, Tensor], stages: dict[str, int]) -> list[Slots]:
-        return [[(position, learnt[name][stages[name]]) for name, position in self.places]]
+    def slots(self, learnt: list[dict[str, Tensor]], stages: dict[str, int]) -> list[list[Slots]]:
+        """For each text encoder, of which each has vectors of its own."""
+        return [[[(position, one[name][stages[name]]) for name, position in self.places]] for one in learnt]
 
 
 @torch.no_grad()
 def draw(case: Case, folder: Path, nets: Path) -> dict[str, Tensor]:
     parts = load(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    names = ["tokenizer", "tokenizer_2"][: len(parts.text_encoders)]
+    tokenizers = [AutoTokenizer.from_pretrained(folder / name) for name in names]
     net = build(NETS[case.net], nets / case.net, parts.unet) if case.net else None
     contexts = [split_cross_attention(module) for module in (parts.unet, net) if module is not None]
     scheduler = make(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()), case.scheduler)
     generator = torch.Generator().manual_seed(len(case.prompt))
-    learnt = {subject.name: vectors(subject, parts, tokenizer, generator) for subject in case.subjects}
-    kinds = [{name: pair[kind] for name, pair in learnt.items()} for kind in range(2)]
-    prompt, negative = (Prompt(text, case.subjects, tokenizer) for text in (case.prompt, case.negative))
+    learnt = [
+        {subject.name: vectors(subject, encoder, tokenizers[0], generator) for subject in case.subjects}
+        for encoder in parts.text_encoders
+    ]
+    kinds = [[{name: pair[kind] for name, pair in one.items()} for one in learnt] for kind in range(2)]
+    prompt, negative = (Prompt(text, case.subjects, tokenizers) for text in (case.prompt, case.negative))
+    sizes = [float(size) for size in (case.height, case.width, 0, 0, case.height, case.width)]
+    added = [added_conditions(parts, text.ids, sizes) for text in (negative, prompt)]
 
     factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
     noise = [torch.Generator().manual_seed(seed) for seed in case.seeds]
@@ -123,34 +135,37 @@ def draw(case: Case, folder: Path, nets: Path) -> dict[str, Tensor]:
         train_timesteps = scheduler.config.num_train_timesteps
         stages = {s.name: min(s.stages - 1, int(float(timestep) * s.stages / train_timesteps)) for s in case.subjects}
         states = [
-            [text_states(parts.text_encoder, text.ids, text.slots(kind, stages)) for kind in kinds]
+            [text_states(parts, text.ids, text.slots(kind, stages)) for kind in kinds]
             for text in (negative, prompt)
         ]
         given = scheduler.scale_model_input(latents, timestep)
 
-        def predict(keys: Tensor, values: Tensor) -> Tensor:
-            keys, values = (kind.expand(len(given), -1, -1) for kind in (keys, values))
+        def predict(which: int) -> Tensor:
+            keys, values = (kind.expand(len(given), -1, -1) for kind in states[which])
             for context in contexts:
                 context.keys, context.values = keys, values
-            more = {}
+            conditions = {key: tensor.expand(len(given), -1) for key, tensor in added[which].items()}
+            more = {"added_cond_kwargs": conditions}
             if net is not None:
-                down, middle = net(given, timestep, keys, controlnet_cond=image / 255, return_dict=False)
-                more = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+                down, middle = net(given, timestep, keys, controlnet_cond=image / 255, return_dict=False, **more)
+                more |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
             return parts.unet(given, timestep, encoder_hidden_states=keys, **more).sample
 
-        output = predict(*states[1])
+        output = predict(1)
         if case.guidance > 1:
-            unwanted = predict(*states[0])
+            unwanted = predict(0)
             output = unwanted + case.guidance * (output - unwanted)
         latents = scheduler.step(output, timestep, latents, **more).prev_sample
     pictures = parts.vae.decode(latents / parts.vae.config.scaling_factor).sample
     images = ((pictures / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1)
-    return {
-        "images": images,
-        **({"control": image[0].permute(1, 2, 0)} if net is not None else {}),
-        **{f"k.{name}": pair[0] for name, pair in learnt.items()},
-        **{f"v.{name}": pair[1] for name, pair in learnt.items()},
+    named = {
+        f"{kind}.{name}" + (f".{index}" if index else ""): pair["kv".index(kind)]
+        for kind in "kv"
+        for index, one in enumerate(learnt)
+        for name, pair in one.items()
     }
+    shown = {"control": image[0].permute(1, 2, 0)} if net is not None else {}
+    return {"images": images, **shown, **named}
 
 
 def main() -> None:
