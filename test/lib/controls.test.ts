@@ -32,6 +32,15 @@ const grey = (value: number, width = 128, height = width) => ({
 const drawing = (...control: NonNullable<GenerateOptions['control']>): GenerateOptions => ({ prompt: 'a dog', control })
 
 describe('a ControlNet', () => {
+  test('is attached anew where the weights were read again', async () => {
+    const personalizer = await open()
+    await personalizer.generate(drawing({ model: edges, image: grey(7) }))
+    await personalizer.setLoras([])
+    await personalizer.generate(drawing({ model: edges, image: grey(7) }))
+    expect(engine().attaches.map(({ request }) => request.name)).toEqual([edges, edges])
+    await personalizer.close()
+  })
+
   test('is attached once, under its real path, and asked for with its picture', async () => {
     const personalizer = await open()
     const link = join(folder, 'link')
