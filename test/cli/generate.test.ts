@@ -158,6 +158,19 @@ describe('swap generate', () => {
     expect(JSON.parse(comments!.find(({ keyword }) => keyword === 'swap')!.text)).toMatchObject({ strength: 0.5 })
   })
 
+  it('draws like a picture that was drawn before', async () => {
+    const options = ['--steps', '3', '--seed', '8', '--width', '64', '--prompt-weights', '--guidance-rescale', '0.5']
+    await generate('a (<alice>:1.2)', '--subject', subject('alice'), ...options, '--out', 'a.png')
+    const { code, stderr } = await generate('--like', 'a.png', '--subject', subject('alice'), '--out', 'b.png')
+    expect(code).toBe(0)
+    expect(stderr).not.toContain('warning')
+    expect(readFileSync(join(cwd, 'b.png')).equals(readFileSync(join(cwd, 'a.png')))).toBe(true)
+    const without = await generate('--like', 'a.png', '--out', 'c.png')
+    expect(without.stderr).toContain('SWAP_PROMPT_UNKNOWN_SUBJECT')
+    const other = await generate('--like', photo, '--out', 'c.png')
+    expect(other.stderr).toContain('SWAP_IMAGE_PARAMETERS')
+  })
+
   it('warns of an unused subject before it draws', async () => {
     const { events } = await generate('a person', '--subject', subject('alice'), '--out', 'out', '--json')
     const types = events.map(({ type, task }) => (type === 'progress' ? task : type))
