@@ -2,7 +2,8 @@
 import { expect, test } from 'vitest'
 import { type SchedulerName, schedulerSpec } from '../../lib/model/index.ts'
 import type { GenerateRequest } from '../../lib/native.ts'
-import { encodePrompt } from '../../lib/prompt/index.ts'
+import { encodePrompts } from '../../lib/prompt/index.ts'
+import { timeIds } from '../../lib/time_ids.ts'
 import { describeParity, reference, shareOff, Tensors, withEngine } from './support.ts'
 
 /** What beginnings.py says of a case. */
@@ -36,8 +37,7 @@ describeParity('pictures that begin from a picture are those of diffusers, withi
       const tensors = await Tensors.read(file)
       await withEngine(model(name), 'float32', async ({ model: read, engine }) => {
         const request: GenerateRequest = {
-          prompt: encodePrompt(read.tokenizers, given.prompt, []),
-          negative: encodePrompt(read.tokenizers, given.negative, []),
+          ...encodePrompts(read.tokenizers, { prompt: given.prompt, negative: given.negative }, []),
           subjects: [],
           scheduler: schedulerSpec(read.scheduler, read.spec.noise, scheduler ?? undefined),
           steps,
@@ -46,6 +46,7 @@ describeParity('pictures that begin from a picture are those of diffusers, withi
           width,
           height,
           batch: 0,
+          timeIds: timeIds(read, { width, height }),
           initial: {
             image: { width, height, data: Uint8Array.from(tensors.get('image').data) },
             strength,

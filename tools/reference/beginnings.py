@@ -13,7 +13,12 @@ from pathlib import Path
 
 import numpy
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
+from diffusers import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+)
 from models import build_all
 from PIL import Image
 from pictures import load_pipeline
@@ -45,6 +50,9 @@ CASES = [
     *(Case("mini", name, 0.7, mask=True, seeds=(5,), width=96, height=128) for name in SCHEDULERS),
     *(Case("mini", name, 1.0, mask=True, steps=4) for name in ("euler-a", "pndm", "dpm++2m")),
     *(Case("inpainting", name, 0.75, mask=True, width=48, height=64) for name in (None, "euler-a", "unipc", "lcm")),
+    *(Case("xl", name, 0.6, width=64, height=48) for name in (None, "euler-a")),
+    Case("xl", "unipc", 0.8, mask=True, width=48, height=64),
+    Case("xl-odd-widths", "dpm++2m", 0.5, width=24, height=40),
     Case("inpainting", "euler-a", 1.0, mask=True, seeds=(2, 9), width=40, height=40),
 ]  # fmt: skip
 
@@ -68,7 +76,10 @@ def as_image(values: numpy.ndarray) -> Image.Image:
 
 
 def draw(case: Case, folder: Path) -> dict[str, numpy.ndarray]:
-    kind = StableDiffusionInpaintPipeline if case.mask else StableDiffusionImg2ImgPipeline
+    if (folder / "text_encoder_2").exists():
+        kind = StableDiffusionXLInpaintPipeline if case.mask else StableDiffusionXLImg2ImgPipeline
+    else:
+        kind = StableDiffusionInpaintPipeline if case.mask else StableDiffusionImg2ImgPipeline
     pipe = load_pipeline(kind, folder, case.scheduler)
     image, mask = as_image(picture(case.width, case.height)), as_image(mask_of(case.width, case.height))
     more = {"mask_image": mask, "width": case.width, "height": case.height} if case.mask else {}

@@ -38,6 +38,8 @@ CASES = [
     Case("mini", "lcm", rescale=0.3, guidance=2.0),
     Case("sd1", rescale=0.5, width=40, height=88),
     Case("one-head", rescale=0.7, width=40, height=24),
+    *(Case("lcm", guidance=scale, steps=4, seeds=(5, 6), width=40, height=64) for scale in (1.0, 8.5)),
+    Case("lcm", "ddim", guidance=3.0, width=64, height=40),
     # Without guidance there is nothing to bring back.
     Case("sd2", rescale=0.7, guidance=1.0, width=72, height=56),
 ]  # fmt: skip
@@ -45,9 +47,12 @@ CASES = [
 
 def draw(case: Case, folder: Path) -> numpy.ndarray:
     told = json.loads((folder / "unet" / "config.json").read_text()).get("time_cond_proj_dim") is not None
-    pipe = load_pipeline(LatentConsistencyModelPipeline if told else StableDiffusionPipeline, folder, case.scheduler)
+    # The former knows LCMScheduler only, the latter takes any; both tell the model.
+    consistency = told and case.scheduler in (None, "lcm")
+    kind = LatentConsistencyModelPipeline if consistency else StableDiffusionPipeline
+    pipe = load_pipeline(kind, folder, case.scheduler)
     count = len(case.seeds)
-    more = {} if told else {"negative_prompt": [case.negative] * count, "guidance_rescale": case.rescale}
+    more = {} if consistency else {"negative_prompt": [case.negative] * count, "guidance_rescale": case.rescale}
     images = pipe(
         prompt=[case.prompt] * count,
         num_inference_steps=case.steps,

@@ -183,6 +183,14 @@ CONFIGURATIONS = [
         vae([16, 32], 1, 8),
         PNDM,
     ),
+    # As a latent consistency model: told the guidance scale, which nothing else brings in.
+    Configuration(
+        "lcm",
+        text(64, 4, 2, 256),
+        unet([32, 64], [4, 8], "bb", 8, layers_per_block=1, time_cond_proj_dim=24),
+        vae([16, 32], 1, 8),
+        {"_class_name": "LCMScheduler", "original_inference_steps": 40, "steps_offset": 1},
+    ),
     # As SDXL: no attention at the finest level, deep transformers at the others.
     Configuration(
         "xl",
