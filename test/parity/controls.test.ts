@@ -6,7 +6,18 @@ import { type SchedulerName, schedulerSpec } from '../../lib/model/index.ts'
 import type { ControlImage, NativeTensor } from '../../lib/native.ts'
 import { encodePrompt } from '../../lib/prompt/index.ts'
 import { timeIds } from '../../lib/time_ids.ts'
-import { describeParity, Opened, reference, relativeError, shareOff, Tensors, withEngine } from './support.ts'
+import {
+  concatenate,
+  describeParity,
+  deviation,
+  largest,
+  Opened,
+  reference,
+  relativeError,
+  shareOff,
+  Tensors,
+  withEngine,
+} from './support.ts'
 
 /** What controls.py says of a picture. */
 interface Case {
@@ -79,6 +90,33 @@ describeParity('residuals equal those of diffusers', () => {
         const output = (await opened.evaluate({ op: 'unet', inputs }))('output')
         expect(relativeError(output, tensors.get('output').data)).toBeLessThanOrEqual(TOLERANCE)
         expect(relativeError(tensors.get('plain').data, tensors.get('output').data)).toBeGreaterThan(100 * TOLERANCE)
+      })
+    })
+  }
+})
+
+describeParity('residuals in bfloat16 are at most twice as far from fp32 as those of diffusers in bfloat16', () => {
+  for (const file of files.filter((name) => !isPicture(name))) {
+    test(basename(file, '.safetensors'), async () => {
+      const tensors = await Tensors.read(file)
+      const { model: base, net } = tensors.metadata
+      await withEngine(model(base!), 'bfloat16', async (opened) => {
+        await attach(opened, net!)
+        const inputs = [
+          ...tensors.under('given.').filter(({ name }) => name !== 'states_v'),
+          tensors.as('given.states_k', 'states_v'),
+        ]
+        const got = await opened.evaluate({ op: 'controlnet', control: net!, inputs })
+        // Each residual by its own size, or the largest of them would stand for all.
+        const exact = tensors.under('same.').map(({ name, data }) => ({ name, size: largest(data) }))
+        const all = (from: (name: string) => Float32Array) =>
+          concatenate(exact.map(({ name, size }) => from(name).map((value) => value / size)))
+        const expected = all((name) => tensors.get(`same.${name}`).data)
+        const theirs = deviation(
+          all((name) => tensors.get(`bf16.${name}`).data),
+          expected,
+        )
+        expect(deviation(all(got), expected)).toBeLessThanOrEqual(2 * theirs)
       })
     })
   }

@@ -78,7 +78,7 @@ def picture(generator: torch.Generator, batch: int, height: int, width: int) -> 
 
 
 @torch.no_grad()
-def residuals(net: Net, folder: Path, own: ControlNetModel, other: ControlNetModel) -> dict[str, Tensor]:
+def residuals(net: Net, folder: Path, nets: Path, own: ControlNetModel, other: ControlNetModel) -> dict[str, Tensor]:
     parts = load(folder)
     unet = parts.unet
     generator = torch.Generator().manual_seed(len(net.name))
@@ -125,6 +125,11 @@ def residuals(net: Net, folder: Path, own: ControlNetModel, other: ControlNetMod
 
     first, both, output = run(given["states_v"])
     same, _, _ = run(given["states_k"])
+    rounded = ControlNetModel.from_pretrained(nets / net.name, dtype=torch.bfloat16)
+    latents, timesteps, states, image = (given[name] for name in ("latents", "timesteps", "states_k", "image"))
+    down, mid = rounded(
+        latents.bfloat16(), timesteps, states.bfloat16(), image.bfloat16(), added_cond_kwargs=more, return_dict=False
+    )
     plain = unet(
         given["latents"], given["timesteps"], encoder_hidden_states=given["states_k"], added_cond_kwargs=more
     ).sample
@@ -132,6 +137,7 @@ def residuals(net: Net, folder: Path, own: ControlNetModel, other: ControlNetMod
         **{f"given.{key}": tensor for key, tensor in given.items()},
         **named("own", first),
         **named("same", same),
+        **named("bf16", [*down, mid]),
         **named("both", both),
         "output": output[0],
         "plain": plain,
@@ -215,7 +221,7 @@ def main() -> None:
     for net in NETS:
         others = [one for one in NETS if one.model == net.model and one is not net]
         other = others[0] if others else net
-        tensors = residuals(net, folders[net.model], built[net.name], ControlNetModel.from_pretrained(nets / other.name))
+        tensors = residuals(net, folders[net.model], nets, built[net.name], ControlNetModel.from_pretrained(nets / other.name))
         words = {"model": net.model, "net": net.name, "other": other.name}
         save(tensors, arguments.out / f"{net.name}.safetensors", words)
     for index, case in enumerate(CASES):
