@@ -16,7 +16,7 @@ namespace swap {
 namespace {
 
 // Smaller tensors stay with LibTorch's own allocator.
-constexpr size_t kLeast = size_t(1) << 20, kPage = 4096, kHugePage = size_t(2) << 20;
+constexpr size_t kLeast = size_t(128) << 10, kPage = 4096, kHugePage = size_t(2) << 20;
 
 struct Block {
   void* data;
