@@ -203,7 +203,7 @@ writeFileSync(
   values.out,
   `# Benchmarks
 
-Made by \`npm run bench${values.quick ? ' -- --quick' : ''}\` in ${minutes} minutes on ${cpus().length} cores of ${cpus()[0].model.trim()}
+Made by \`${['npm run bench', ...(process.argv.length > 2 ? ['--'] : []), ...process.argv.slice(2)].join(' ')}\` in ${minutes} minutes on ${cpus().length} cores of ${cpus()[0].model.trim()}
 (${info.cpuFeatures}) with ${(totalmem() / 2 ** 30).toFixed(0)} GB of memory, LibTorch and PyTorch ${info.libtorch}.
 Weights are random and of full size.
 
