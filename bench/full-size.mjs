@@ -131,7 +131,9 @@ if (process.argv[2] === '--measure') {
       ['one training step (Textual Inversion: one text pass, no attention loss)', 'step'],
     ].map(([label, key]) =>
       line(`diffusers in bfloat16: ${label}; peak memory so far`, ({ diffusers }) =>
-        diffusers?.[key] ? `${number(diffusers[key])} s; ${number(diffusers[`${key}Peak`], 2)} GB` : 'ended by the system',
+        diffusers?.[key]
+          ? `${number(diffusers[key])} s; ${number(diffusers[`${key}Peak`], 2)} GB`
+          : 'ended by the system',
       ),
     ),
   ]
