@@ -19,5 +19,7 @@ target_include_directories(swap_kernels_cuda PRIVATE cuda)
 
 add_library(swap_engine_cuda SHARED $<TARGET_OBJECTS:swap_engine_objects>)
 target_link_libraries(swap_engine_cuda PRIVATE swap_kernels_cuda torch_cuda Threads::Threads)
+# No GPU opens it where it is built: a symbol that no library has must be an error of the link.
+target_link_options(swap_engine_cuda PRIVATE -Wl,-z,defs)
 set_target_properties(swap_engine_cuda PROPERTIES SKIP_BUILD_RPATH ON LINKER_LANGUAGE CXX)
 swap_output(swap_engine_cuda)

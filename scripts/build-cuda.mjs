@@ -2,6 +2,7 @@
 // Needs nvcc (the compiler and the runtime's headers, nothing else of the toolkit) and a CUDA build of LibTorch: the one
 // in SWAP_LIBTORCH_CUDA, else the Python wheel of torch and its nvidia-* packages, about 2.5 GB, fetched once by pip into
 // .cache/libtorch-cuda. SWAP_CUDA_ARCHS names fewer archs than all, e.g. 80.
+// --tests: builds and runs the C++ tests of that build too; where there is a GPU they compute on it.
 // --check: compiles what meets LibTorch's CUDA against the headers of the CPU build, for CI; fetches and links nothing.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -73,6 +74,7 @@ async function build() {
     console.error('nvcc is needed: install the CUDA toolkit (its compiler and runtime are enough)')
     process.exit(1)
   }
+  const tests = process.argv.includes('--tests')
   const libtorch = process.env.SWAP_LIBTORCH_CUDA ?? (await fetchLibtorch())
   const archs = process.env.SWAP_CUDA_ARCHS
   const folder = at('build', 'cuda')
@@ -80,11 +82,14 @@ async function build() {
   say('native build for CUDA')
   run('cmake', [
     ...['-S', root, '-B', folder, '-DCMAKE_BUILD_TYPE=Release', '-DSWAP_CUDA=ON'],
-    ...[`-DSWAP_LIBTORCH=${libtorch}`, `-DSWAP_OUTPUT=${output}`],
-    ...(archs ? [`-DCMAKE_CUDA_ARCHITECTURES=${archs.replaceAll(',', ';')}`] : []),
+    ...[`-DSWAP_LIBTORCH=${libtorch}`, `-DSWAP_OUTPUT=${output}`, `-DSWAP_TESTS=${tests ? 'ON' : 'OFF'}`],
+    // A build of few archs before this one must not be remembered.
+    archs ? `-DCMAKE_CUDA_ARCHITECTURES=${archs.replaceAll(',', ';')}` : '-UCMAKE_CUDA_ARCHITECTURES',
   ])
-  run('cmake', ['--build', folder, '--target', 'swap_engine_cuda', '--parallel', process.env.SWAP_JOBS ?? '2'])
+  const targets = ['swap_engine_cuda', ...(tests ? ['cpp_tests'] : [])]
+  run('cmake', ['--build', folder, '--target', ...targets, '--parallel', process.env.SWAP_JOBS ?? '2'])
   say(`${join(output, 'libswap_engine_cuda.so')}; to compute with it: SWAP_LIBTORCH=${libtorch}`)
+  if (tests) run(join(folder, 'cpp_tests'), [])
 }
 
 await (process.argv.includes('--check') ? check() : build())

@@ -54,7 +54,10 @@ async function all(commands) {
 async function build(name) {
   const { every, kernels: instrument, link } = builds[name]
   const folder = at('build', 'simt', name)
-  const key = fingerprint(['cuda', 'test/simt'], JSON.stringify([compiler, builds[name], warnings]))
+  const key = fingerprint(
+    ['cuda', 'test/simt', 'test/cpp/attention_shapes.h'],
+    JSON.stringify([compiler, builds[name], warnings]),
+  )
   await once(`simt-${name}`, existsSync(join(folder, 'simt_plants')) ? key : `${key} again`, async () => {
     say(`building the emulated kernels (${name})`)
     mkdirSync(folder, { recursive: true })

@@ -66,6 +66,7 @@ answer({ open: seconds(since), peak: peak(), info: personalizer.info })
 for await (const line of createInterface({ input: process.stdin })) {
   const command = JSON.parse(line)
   peak()
-  answer({ ...(await operations[command.do](command)), peak: peak() })
+  const before = peak()
+  answer({ ...(await operations[command.do](command)), before, peak: peak() })
 }
 await personalizer.close()

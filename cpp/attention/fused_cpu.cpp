@@ -8,6 +8,7 @@
 
 #include "attention/cpu/kernels.h"
 #include "attention/cpu/parallel.h"
+#include "attention/layout.h"
 
 namespace swap {
 namespace {
@@ -29,11 +30,6 @@ cpu::Rows<const void> rows_of(const at::Tensor& x) {
 
 cpu::Rows<void> mutable_rows_of(const at::Tensor& x) {
   return {x.mutable_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
-}
-
-// [B, H, rows, d] with the heads of a row side by side, as the projections before and after have them.
-at::Tensor rows_with_heads(const at::Tensor& like) {
-  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
 }
 
 struct Inputs {

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "../../cuda/launch.h"
+#include "attention/layout.h"
 
 namespace swap {
 namespace {
@@ -39,11 +40,6 @@ cuda::MutableRows mutable_rows_of(const at::Tensor& x) {
 
 const float* floats(const at::Tensor& x) { return x.is_meta() ? nullptr : x.const_data_ptr<float>(); }
 float* mutable_floats(const at::Tensor& x) { return x.is_meta() ? nullptr : x.mutable_data_ptr<float>(); }
-
-// [B, H, rows, d] with the heads of a row side by side, as the projections before and after have them.
-at::Tensor rows_with_heads(const at::Tensor& like) {
-  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
-}
 
 struct Inputs {
   at::Tensor q, k, v, k_ref, weights;

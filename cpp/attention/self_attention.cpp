@@ -8,6 +8,7 @@
 
 #include "attention/cpu/kernels.h"
 #include "attention/cpu/parallel.h"
+#include "attention/layout.h"
 #include "attention/split_attention.h"
 
 namespace swap {
@@ -27,11 +28,6 @@ cpu::Rows<const void> rows_of(const at::Tensor& x) {
 
 cpu::Rows<void> mutable_rows_of(const at::Tensor& x) {
   return {x.mutable_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
-}
-
-// [B, H, rows, d] with the heads of a row side by side, as the projections before and after have them.
-at::Tensor rows_with_heads(const at::Tensor& like) {
-  return at::empty({like.size(0), like.size(2), like.size(1), like.size(3)}, like.options()).transpose(1, 2);
 }
 
 FlashProblem make_problem(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
@@ -122,7 +118,7 @@ struct FlashAttention : torch::autograd::Function<FlashAttention> {
 
 const FlashKernel* flash_kernel(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const auto dtype = q.scalar_type();
-  if ((dtype != at::kFloat && dtype != at::kBFloat16) || plain_attention_wanted()) return nullptr;
+  if ((dtype != at::kFloat && dtype != at::kBFloat16) || plain_self_attention_wanted()) return nullptr;
   for (const auto* x : {&q, &k, &v}) {
     if (!x->device().is_cpu() || x->layout() != at::kStrided || x->scalar_type() != dtype || x->dim() != 4 ||
         x->size(0) != q.size(0) || x->size(1) != q.size(1) || x->size(3) != q.size(3) || x->numel() == 0) {

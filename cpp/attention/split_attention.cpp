@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 
 #include "attention/cpu/kernels.h"
 #include "attention/fused_cpu.h"
@@ -17,15 +16,19 @@ at::Tensor attention_map(const at::Tensor& q, const at::Tensor& k) {
   return at::softmax(at::matmul(q * scale, k.transpose(-1, -2)), -1, at::kFloat);
 }
 
-}  // namespace
-
-bool plain_attention_wanted() {
-  static const bool value = [] {
+const std::string& wanted() {
+  static const std::string value = [] {
     const char* make = std::getenv("SWAP_ATTENTION");
-    return make && std::strcmp(make, "eager") == 0;
+    return std::string(make ? make : "");
   }();
   return value;
 }
+
+}  // namespace
+
+bool plain_attention_wanted() { return wanted() == "eager" || wanted() == "eager-cross"; }
+
+bool plain_self_attention_wanted() { return wanted() == "eager"; }
 
 SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                            const at::Tensor& k_ref, const at::Tensor& weights) {

@@ -4,7 +4,8 @@
 //   loss [B]       = sum_{h,n,t} w_t (A_t - A_r)^2 / H,  A_r = softmax(s Q K_r^T), a constant: no gradient through it
 //
 // Every make of the op stands behind these functions: the plain one, the fused ones of cpu/, and the kernels of cuda/.
-// The environment's SWAP_ATTENTION=eager asks for the plain one; it is read once.
+// The environment's SWAP_ATTENTION=eager asks for the plain one, and for LibTorch's self-attention; eager-cross for the
+// plain one alone. It is read once.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -36,8 +37,9 @@ AttentionMaps attention_maps_eager(const at::Tensor& q, const at::Tensor& k, con
 SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                            const at::Tensor& k_ref, const at::Tensor& weights);
 
-// Whether the environment asks for the plain version.
+// Whether the environment asks for the plain version; for LibTorch's self-attention too.
 bool plain_attention_wanted();
+bool plain_self_attention_wanted();
 
 // The make that inputs of this kind get: 'eager', 'cuda', or 'cpu-' and the instruction set.
 std::string attention_name(at::Device device, at::ScalarType dtype);

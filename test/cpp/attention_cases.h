@@ -1,4 +1,4 @@
-// The cases of the op, one list for every make of it, and what a make must hold in each: against the definition in
+// The cases of attention_shapes.h as tensors, and what a make must hold in each: against the definition in
 // float64, and against the plain version's error in the same dtype.
 #pragma once
 
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "attention/split_attention.h"
+#include "attention_shapes.h"
 
 namespace attention_cases {
 
@@ -20,43 +21,6 @@ using swap::SplitAttentionResult;
 inline at::Tensor random(at::IntArrayRef shape, uint64_t seed) {
   return at::randn(shape, at::detail::createCPUGenerator(seed), at::TensorOptions().dtype(at::kFloat));
 }
-
-struct Shape {
-  int64_t batch, heads, queries, tokens, width;
-  double gain = 1;  // of Q
-  bool reference = true, weighted = true, per_sample = false;
-  double dout = 1, dloss = 1;
-};
-
-inline const std::vector<Shape> kShapes = {
-    {1, 2, 1, 77, 40},
-    {1, 2, 15, 77, 40},
-    {2, 2, 16, 77, 64},
-    {1, 3, 17, 77, 80},
-    {1, 2, 64, 77, 160},
-    {2, 8, 64, 77, 160, 1, true, true, true},
-    {1, 2, 4096, 77, 40},
-    {1, 2, 1025, 76, 80, 3},
-    {1, 1, 333, 80, 64},
-    {1, 2, 129, 1, 40},
-    {1, 2, 65, 2, 32},
-    {2, 1, 41, 15, 24},
-    {1, 1, 63, 16, 32},
-    {1, 2, 97, 17, 40},
-    {1, 2, 100, 33, 48},
-    {1, 2, 100, 49, 96},
-    {1, 2, 77, 77, 7},
-    {1, 2, 50, 77, 1},
-    {1, 1, 50, 77, 200},
-    {1, 1, 65, 80, 160},
-    {2, 1, 17, 2, 160},
-    {1, 2, 33, 76, 64},
-    {1, 2, 130, 77, 40, 30},                          // maps that are nearly one-hot
-    {1, 2, 130, 77, 40, 1, true, false, true},        // no weights
-    {2, 2, 130, 77, 64, 1, false},                    // the inference form
-    {2, 2, 130, 77, 40, 1, true, true, false, 1, 0},  // dloss = 0
-    {2, 2, 130, 77, 40, 1, true, true, false, 0, 1},  // dO = 0
-};
 
 struct Case {
   at::Tensor q, k, v, k_ref, weights, dout, dloss;

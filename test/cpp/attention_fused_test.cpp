@@ -224,8 +224,7 @@ TEST_CASE("what the CPU's kernels do not take goes to the plain version") {
   CHECK(fused_cpu_kernel(q, few, few, few.to(at::kBFloat16), {}) == nullptr);
   CHECK(fused_cpu_kernel(q.to(at::kDouble), few.to(at::kDouble), few.to(at::kDouble), {}, {}) == nullptr);
   CHECK(fused_cpu_kernel(q.narrow(2, 0, 0), few, few, {}, {}) == nullptr);
-  const bool plain = std::getenv("SWAP_ATTENTION") && std::string(std::getenv("SWAP_ATTENTION")) == "eager";
-  const auto name = plain ? "eager" : std::string("cpu-") + cpu::kernels(false).front()->name;
+  const auto name = plain_attention_wanted() ? "eager" : std::string("cpu-") + cpu::kernels(false).front()->name;
   CHECK(attention_name(at::kCPU, at::kFloat) == name);
   CHECK(attention_name(at::kCPU, at::kDouble) == "eager");
 }
@@ -250,8 +249,12 @@ TEST_CASE("what the CUDA kernels do not take") {
 #endif
 }
 
-TEST_CASE("on a GPU" * doctest::skip(!at::hasCUDA())) {
-  MESSAGE(std::string("there is one: every make above includes it"));
+TEST_CASE("on a GPU") {
+  if (!cuda_launcher() || !at::hasCUDA()) {
+    const std::string why = cuda_launcher() ? "LibTorch finds no GPU" : "this is the build for CPUs";
+    MESSAGE("not run on a GPU: " << why);
+    return;
+  }
   CHECK(attention_name(at::Device(at::kCUDA, 0), at::kBFloat16) == "cuda");
 }
 

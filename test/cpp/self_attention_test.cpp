@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "attention/cpu/kernels.h"
+#include "attention/split_attention.h"
 #include "checks.h"
 
 using namespace swap;
@@ -161,7 +162,7 @@ TEST_CASE("what the kernels of self-attention do not take, or are slower at, is 
   const auto random = [](at::IntArrayRef shape) { return at::randn(shape); };
   const auto q = random({1, 2, 20, 40});
   const auto* best = cpu::flash_kernels(false).front();
-  CHECK(flash_kernel(q, q, q) == (best->best_width < 40 || std::getenv("SWAP_ATTENTION") ? nullptr : best));
+  CHECK(flash_kernel(q, q, q) == (best->best_width < 40 || plain_self_attention_wanted() ? nullptr : best));
   CHECK(flash_kernel(q.to(at::kDouble), q.to(at::kDouble), q.to(at::kDouble)) == nullptr);
   CHECK(flash_kernel(q, q, q.narrow(2, 0, 10)) == nullptr);
   CHECK(flash_kernel(q, q.to(at::kBFloat16), q) == nullptr);
