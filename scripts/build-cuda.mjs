@@ -23,7 +23,7 @@ const pip = (...args) => run('python3', ['-m', 'pip', 'install', '--quiet', '--n
 
 /** torch's wheel and the packages of NVIDIA's that it asks for; none of its other requirements. */
 async function fetchLibtorch() {
-  await once('libtorch-cuda', version, () => {
+  await once('libtorch-cuda', existsSync(join(site, 'torch')) ? version : `${version} again`, () => {
     say(`LibTorch ${version} with CUDA, about 2.5 GB`)
     rmSync(site, { recursive: true, force: true })
     // `===` compares as text: a CPU build that lies nearer (2.13.0+cpu) is a higher version to `==`, and not this one.

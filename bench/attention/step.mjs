@@ -45,7 +45,8 @@ async function measure(model) {
     const taken = Object.fromEntries(Object.keys(MAKES).map((name) => [name, { clock: [], cpu: [], memory: [] }]))
     for (let round = 0; round < rounds; ++round) {
       for (const name of Object.keys(MAKES)) {
-        const { times, cpu, peak, before } = await peers[name].peer.ask({ do: job, steps })
+        const { times, cpu, peak, before, loss, attention } = await peers[name].peer.ask({ do: job, steps })
+        taken[name].losses = [loss, attention].map((x) => x?.toPrecision(6) ?? '')
         taken[name].clock.push(median(times.step))
         taken[name].cpu.push(median(cpu.step))
         taken[name].memory.push((peak - before) * 1024)
@@ -53,15 +54,17 @@ async function measure(model) {
     }
     const ratio = (name, kind) => median(taken[name][kind].map((value, i) => value / taken.fused[kind][i]))
     for (const name of Object.keys(MAKES)) {
-      const { clock, cpu, memory } = taken[name]
+      const { clock, cpu, memory, losses } = taken[name]
       const times = [median(clock), ratio(name, 'clock'), median(cpu), ratio(name, 'cpu')].map((x) => x.toPrecision(3))
       const label = [basename(model), JOBS[job], `${name} (${peers[name].hello.info.attention})`]
-      console.log(`| ${[...label, ...times, median(memory).toFixed(0)].join(' | ')} |`)
+      console.log(`| ${[...label, ...times, median(memory).toFixed(0), ...losses].join(' | ')} |`)
     }
   }
   for (const { peer } of Object.values(peers)) await peer.end()
 }
 
-console.log('| model | job | attention | s | x fused | processor s | x fused | memory MB |')
-console.log('|---|---|---|--:|--:|--:|--:|--:|')
+console.log(
+  '| model | job | attention | s | x fused | processor s | x fused | memory MB | last loss | its attention loss |',
+)
+console.log('|---|---|---|--:|--:|--:|--:|--:|--:|--:|')
 for (const model of values.model) await measure(model)

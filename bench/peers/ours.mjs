@@ -26,7 +26,9 @@ async function intervals(job) {
   const times = { step: [], decode: [] }
   const work = { step: [], decode: [] }
   let last
-  for await (const { type } of job) {
+  let losses
+  for await (const { type, loss, attention } of job) {
+    losses = { loss, attention }
     const now = { clock: performance.now() / 1000, cpu: cpuSeconds() }
     if (last) {
       times[type].push(now.clock - last.clock)
@@ -35,7 +37,7 @@ async function intervals(job) {
     last = now
   }
   await job
-  return { times, cpu: work }
+  return { times, cpu: work, ...losses }
 }
 
 async function whole(start) {
