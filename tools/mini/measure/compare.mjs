@@ -2,7 +2,8 @@
 // The method beside plain Textual Inversion: every subject of tools/world/people.mjs is learnt from its one photo by both,
 // drawn with the same prompts and seeds, and scored by the measuring nets (needs onnxruntime-node; build the package
 // first). What is there already is not made again, so the command can be stopped at any time. Settings other than the
-// model's own: --method '{"steps":300}' and --inversion '{"learningRate":0.002}', in learn()'s options.
+// model's own: --method '{"steps":300}' and --inversion '{"learningRate":0.002}', in learn()'s options. To choose among
+// settings (on other subjects than those that are reported): --settings FILE, a JSON object of names and learn()'s options.
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -19,6 +20,7 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '2' },
     method: { type: 'string', default: '{}' },
     inversion: { type: 'string', default: '{}' },
+    settings: { type: 'string' },
     nets: { type: 'string' },
     sheet: { type: 'string' },
     figures: { type: 'string' },
@@ -26,16 +28,18 @@ const { values } = parseArgs({
   },
 })
 
-const METHODS = {
-  method: JSON.parse(values.method),
-  inversion: {
-    conditioning: 'shared',
-    parametrization: 'direct',
-    stages: 1,
-    attention: { weight: 0 },
-    ...JSON.parse(values.inversion),
-  },
-}
+const METHODS = values.settings
+  ? JSON.parse(readFileSync(values.settings, 'utf8'))
+  : {
+      method: JSON.parse(values.method),
+      inversion: {
+        conditioning: 'shared',
+        parametrization: 'direct',
+        stages: 1,
+        attention: { weight: 0 },
+        ...JSON.parse(values.inversion),
+      },
+    }
 const TITLES = { method: 'the method', inversion: 'Textual Inversion' }
 
 /** `{}` is the subject, or in the scorer's prompt its class word. */
@@ -193,11 +197,15 @@ for (const [group, list] of Object.entries(groups)) {
     const { identity, prompt, passed, idp } = Evaluator.summarise(list.map(({ scores }) => scores[method]))
     return { identity, prompt, passed, idp: idp ?? null }
   }
+  const scored = Object.fromEntries(Object.keys(METHODS).map((method) => [method, sums(method)]))
+  if (values.settings) {
+    figures.groups[group] = rounded({ subjects: list.length, ...scored })
+    continue
+  }
   const pairs = list.map(({ scores }) => [scores.method, scores.inversion])
   figures.groups[group] = rounded({
     subjects: list.length,
-    method: sums('method'),
-    inversion: sums('inversion'),
+    ...scored,
     methodMinusInversion: {
       identity: difference(pairs, (picture) => picture.identity),
       prompt: difference(pairs, (picture) => picture.prompt ?? Number.NaN),
@@ -214,13 +222,13 @@ const seconds = (method) => {
 }
 figures.seconds = rounded({
   threads: Number(values.threads),
-  method: seconds('method'),
-  inversion: seconds('inversion'),
+  ...Object.fromEntries(Object.keys(METHODS).map((method) => [method, seconds(method)])),
 })
 console.log(JSON.stringify(figures, null, 1))
 if (values.figures) {
   const all = existsSync(values.figures) ? JSON.parse(readFileSync(values.figures, 'utf8')) : {}
-  writeFileSync(values.figures, `${JSON.stringify({ ...all, subjects: figures }, null, 1)}\n`)
+  const key = values.settings ? 'sweep' : 'subjects'
+  writeFileSync(values.figures, `${JSON.stringify({ ...all, [key]: figures }, null, 1)}\n`)
 }
 if (values.sheet) {
   // People and things have other prompts: where the columns' words do not hold, the pictures say theirs.
@@ -236,5 +244,6 @@ if (values.sheet) {
   )
   const columns = same ? ['the photo', ...chosen[0].prompts.map((prompt) => prompt.replace('{}', '<subject>'))] : []
   await grid(values.sheet, rows, { columns })
-  console.log(`${values.sheet}: for each subject a row of ${Object.values(TITLES).join(', then one of ')}`)
+  const titles = Object.keys(METHODS).map((method) => TITLES[method] ?? method)
+  console.log(`${values.sheet}: for each subject a row of ${titles.join(', then one of ')}`)
 }
