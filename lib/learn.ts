@@ -46,7 +46,6 @@ const DEFAULTS = {
   seed: 0,
   stages: 5,
   conditioning: 'split',
-  parametrization: 'attention',
 } as const
 
 const CHECKPOINT_EVERY = 50
@@ -168,7 +167,7 @@ function settle(
     attentionWeight: options.attention?.weight ?? before?.attentionWeight ?? own.attention.weight,
     attentionLevels: levels ?? before?.attentionLevels ?? own.attention.levels,
     conditioning: options.conditioning ?? before?.conditioning ?? DEFAULTS.conditioning,
-    parametrization: options.parametrization ?? before?.parametrization ?? DEFAULTS.parametrization,
+    parametrization: options.parametrization ?? before?.parametrization ?? own.parametrization,
     templates: options.templates ?? before?.templates ?? own.templates ?? [...templatesFor(options.class)],
   }
 }

@@ -1,6 +1,6 @@
 /** What a model is best used with, from a swap.json in its folder or from its family. */
 import { join } from 'node:path'
-import type { ModelSpec } from '../native.ts'
+import type { LearnRequest, ModelSpec } from '../native.ts'
 import { Config, exists, jsonObject, readConfig } from './json.ts'
 
 export type Family = (typeof FAMILIES)[number]
@@ -18,6 +18,7 @@ export interface ModelDefaults {
     learningRate: number
     batch: number
     attention: { weight: number; levels: number[] }
+    parametrization: LearnRequest['parametrization']
     /** Prompts to learn with, for every class; undefined: the package's own. */
     templates?: string[] | undefined
     /** The class words that the model knows, where it knows but a few; undefined: it is not known. */
@@ -45,6 +46,10 @@ export async function readDefaults(
   if (levels.some((level) => !attends(spec, level))) {
     throw attention.invalid('levels', `a list of levels with cross-attention (${attendingLevels(spec).join(', ')})`)
   }
+  const parametrization = learn.get('parametrization') ?? 'attention'
+  if (parametrization !== 'attention' && parametrization !== 'direct') {
+    throw learn.invalid('parametrization', '"attention" or "direct"')
+  }
   return {
     family,
     defaults: {
@@ -56,6 +61,7 @@ export async function readDefaults(
         learningRate: learn.number('learningRate', 1e-4),
         batch: learn.integer('batch', 1, 1, 64),
         attention: { weight: attention.number('weight', 0.003), levels },
+        parametrization,
         templates: learn.has('templates') ? learn.strings('templates', []) : undefined,
         ...(learn.has('classes') ? { classes: learn.strings('classes', []) } : {}),
       },

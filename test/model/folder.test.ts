@@ -66,7 +66,13 @@ describe('the embedded model', () => {
       guidanceScale: 5,
       steps: 30,
       attentionLevels: [0, 1],
-      learn: { steps: 300, learningRate: 5e-3, batch: 4, attention: { weight: 1e-3, levels: [0, 1] } },
+      learn: {
+        steps: 300,
+        learningRate: 0.02,
+        batch: 4,
+        attention: { weight: 0.003, levels: [0, 1] },
+        parametrization: 'direct',
+      },
     })
     expect(mini.spec.unet.levels.map(({ heads }) => heads)).toEqual([2, 4, 4])
     expect(mini.tensors).toHaveLength(578)
@@ -93,7 +99,10 @@ describe('a folder', () => {
   })
 
   test('has defaults of its own in swap.json', async () => {
-    const swap = { family: 'sd1', defaults: { guidanceScale: 3, learn: { steps: 7, attention: { levels: [0] } } } }
+    const swap = {
+      family: 'sd1',
+      defaults: { guidanceScale: 3, learn: { steps: 7, attention: { levels: [0] }, parametrization: 'direct' } },
+    }
     const read = await readModel(model({ 'swap.json': JSON.stringify(swap) }))
     expect(read).toMatchObject({
       family: 'sd1',
@@ -101,7 +110,7 @@ describe('a folder', () => {
         guidanceScale: 3,
         steps: 30,
         attentionLevels: [0],
-        learn: { steps: 7, learningRate: 1e-4, batch: 1 },
+        learn: { steps: 7, learningRate: 1e-4, batch: 1, parametrization: 'direct' },
       },
     })
   })
@@ -112,7 +121,7 @@ describe('a folder', () => {
     expect(defaults).toMatchObject({
       guidanceScale: 7.5,
       steps: 30,
-      learn: { steps: 600, attention: { weight: 0.003 } },
+      learn: { steps: 600, attention: { weight: 0.003 }, parametrization: 'attention' },
     })
   })
 
@@ -364,6 +373,11 @@ describe('a wrong folder', () => {
       'a swap.json for a level without attention',
       'SWAP_MODEL_CONFIG',
       { 'swap.json': '{"defaults":{"learn":{"attention":{"levels":[2]}}}}' },
+    ],
+    [
+      'a swap.json of an unknown parametrization',
+      'SWAP_MODEL_CONFIG',
+      { 'swap.json': '{"defaults":{"learn":{"parametrization":"mlp"}}}' },
     ],
     ['a swap.json of an unknown family', 'SWAP_MODEL_CONFIG', { 'swap.json': '{"family":"sd9"}' }],
   ])('with %s is %s', async (_, code, change, says) => {
