@@ -1,5 +1,5 @@
 // The chart of docs/benchmarks.md: one bar a side for every operation.
-const COLOURS = ['#0f766e', '#94a3b8', '#cbd5e1']
+const COLOURS = ['#0f766e', '#94a3b8', '#cbd5e1', '#e2e8f0']
 
 export function chart({ opened, results }, labels, title) {
   const names = Object.keys(opened)

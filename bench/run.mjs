@@ -1,7 +1,7 @@
 /**
  * `npm run bench`: this package and its peers in turn, in one run, on this machine. Writes docs/benchmarks.md.
  *
- *   node bench/run.mjs [--quick] [--rounds 5] [--peers diffusers,openvino] [--model FOLDER] [--no-fp32] [--out FILE]
+ *   node bench/run.mjs [--quick] [--rounds 5] [--peers diffusers,openvino,sdcpp] [--model FOLDER] [--no-fp32] [--out FILE]
  *
  * Each round does every operation with ours and at once after it with each peer; a ratio is the median of the rounds'
  * own ratios, so that a machine that is slower for a while slows both. Weights are random and of full size. --quick has
@@ -16,12 +16,13 @@ import { python, setUpReference } from '../scripts/python.mjs'
 import { chart } from './chart.mjs'
 import { openvinoPython, setUpOpenvino } from './peers/openvino.mjs'
 import { Peer } from './peers/process.mjs'
+import { sdcppPython, setUpSdcpp } from './peers/sdcpp.mjs'
 
 const { values } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
     rounds: { type: 'string' },
-    peers: { type: 'string', default: 'diffusers,openvino' },
+    peers: { type: 'string', default: 'diffusers,openvino,sdcpp' },
     model: { type: 'string', default: at('.cache', 'full-size', 'sd15') },
     'no-fp32': { type: 'boolean', default: false },
     'no-mini': { type: 'boolean', default: false },
@@ -45,6 +46,7 @@ if (!existsSync(`${values.model}/model_index.json`)) {
   run(python, [at('tools/reference/full_size.py'), '--family', 'sd15', '--out', values.model])
 }
 const withOpenvino = wanted.includes('openvino') && (await setUpOpenvino(values.model))
+const withSdcpp = wanted.includes('sdcpp') && (await setUpSdcpp())
 
 const ours = (model, dtype) => ({
   name: 'ours',
@@ -58,6 +60,11 @@ const openvino = (model) => ({
   name: 'OpenVINO',
   only: ['sample'],
   command: [openvinoPython, at('bench/peers/openvino_peer.py'), model],
+})
+const sdcpp = (model) => ({
+  name: 'sd.cpp',
+  only: ['sample'],
+  command: [sdcppPython, at('bench/peers/sdcpp_peer.py'), model],
 })
 
 /**
@@ -163,6 +170,7 @@ const half = await compare(
     ours(values.model, 'bfloat16'),
     ...(wanted.includes('diffusers') ? [diffusers(values.model, 'bfloat16', 'channels-last')] : []),
     ...(withOpenvino ? [openvino(values.model)] : []),
+    ...(withSdcpp ? [sdcpp(values.model)] : []),
   ],
   work,
   rounds,

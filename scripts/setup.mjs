@@ -9,7 +9,10 @@ const forTests = process.argv.includes('--test')
 await once('npm', fingerprint(['package-lock.json']), () => {
   say('npm packages')
   // Not `npm ci`: it wants the optional binaries of all platforms in the lock file, and registries may lack some.
-  run('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'])
+  run('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'], {
+    // Where it sees CUDA, ONNX Runtime's own install step would fetch hundreds of megabytes for it.
+    env: { ONNXRUNTIME_NODE_INSTALL: 'skip' },
+  })
 })
 
 const { buildTypeScript } = await import('./build-ts.mjs')

@@ -18,7 +18,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // An item has at least this many query rows, so that packing K and V for it does not count,
-constexpr int64_t kLeastRows = 256;
+constexpr int64_t kLeastRows = 512;
 // and there are about this many items, so that many threads have work.
 constexpr int64_t kItems = 64;
 
@@ -124,14 +124,16 @@ Gradients compute_backward(const cpu::Kernel& kernel, const Inputs& inputs, cons
   }
   at::Tensor sums;
   if (for_kv) {
-    sums = at::empty({items(p), cpu::dkv_size(p)}, at::kFloat);
-    p.dkv = sums.mutable_data_ptr<float>();
+    result.k = rows_with_heads(inputs.k);
+    result.v = rows_with_heads(inputs.v);
+    p.dk = mutable_rows_of(result.k), p.dv = mutable_rows_of(result.v);
+    if (p.chunks > 1) {
+      sums = at::empty({items(p), cpu::dkv_size(p)}, at::kFloat);
+      p.dkv = sums.mutable_data_ptr<float>();
+    }
   }
   run(p, kernel, true);
-  if (!for_kv) return result;
-  result.k = rows_with_heads(inputs.k);
-  result.v = rows_with_heads(inputs.v);
-  p.dk = mutable_rows_of(result.k), p.dv = mutable_rows_of(result.v);
+  if (!p.dkv) return result;
   cpu::run_parallel(p.batch * p.heads, [&](int64_t head, int64_t) { kernel.finish_backward(p, head); });
   return result;
 }

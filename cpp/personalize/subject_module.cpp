@@ -14,6 +14,8 @@ SubjectModule::SubjectModule(const SubjectShape& shape, const at::Tensor& class_
   c10::NoGradGuard no_grad;
   const int64_t kinds = shape.split ? 2 : 1, d = width_;
   if (shape.direct) {
+    // What all have in common, so that a stage learns from the others' steps too.
+    if (kinds * shape.stages > 1) parameter("base", at::zeros({shape.tokens, d}));
     parameter("k", at::zeros({shape.stages, shape.tokens, d}));
     if (shape.split) parameter("v", at::zeros({shape.stages, shape.tokens, d}));
     return;
@@ -73,8 +75,10 @@ at::Tensor SubjectModule::self_attention(const std::string& name, const at::Tens
 
 std::pair<at::Tensor, at::Tensor> SubjectModule::vectors() const {
   if (shape_.direct) {
-    const auto k = class_ + gain_ * get("k");
-    return {k, shape_.split ? class_ + gain_ * get("v") : k};
+    const bool several = shape_.split || shape_.stages > 1;
+    const auto base = several ? class_ + gain_ * get("base") : class_;
+    const auto k = base + gain_ * get("k");
+    return {k, shape_.split ? base + gain_ * get("v") : k};
   }
   // A sequence of (kind, stage, index): every vector may look at every other.
   const int64_t kinds = shape_.split ? 2 : 1;

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <atomic>
 #include <cstring>
 #include <string>
 
@@ -11,10 +12,16 @@
 
 namespace swap {
 
+// How often to_host() was asked for a tensor of the meta device: what a dry run would have waited for.
+inline std::atomic<int64_t> dry_waits{0};
+
 // What the host looks at. All values that leave the device go through here, for each waits for the GPU. The meta device
 // has none: zeros, so that a job can run dry there.
 inline at::Tensor to_host(const at::Tensor& tensor) {
-  if (tensor.is_meta()) return at::zeros(tensor.sizes(), tensor.options().device(at::kCPU));
+  if (tensor.is_meta()) {
+    ++dry_waits;
+    return at::zeros(tensor.sizes(), tensor.options().device(at::kCPU));
+  }
   return tensor.to(at::kCPU);
 }
 

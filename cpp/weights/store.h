@@ -5,8 +5,8 @@
 
 #include <ATen/ATen.h>
 
-#include <fstream>
 #include <functional>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -14,6 +14,7 @@
 #include "engine.h"
 #include "runtime/cancel.h"
 #include "runtime/device.h"
+#include "weights/file.h"
 
 namespace swap {
 
@@ -34,7 +35,7 @@ class WeightStore {
   int64_t bytes() const { return bytes_; }
 
  private:
-  std::ifstream& open(const std::string& file);
+  File& open(const std::string& file);
   const TensorEntry& find(const std::string& name, const std::string& shape) const;
   // The numbers of an entry, of its shape, on the CPU.
   at::Tensor fetch(const TensorEntry& entry, at::ScalarType dtype);
@@ -43,7 +44,7 @@ class WeightStore {
 
   std::unordered_map<std::string, std::vector<WeightDelta>> deltas_;  // by target
   std::unordered_map<std::string, TensorEntry> entries_;
-  std::unordered_map<std::string, std::ifstream> files_;
+  std::unordered_map<std::string, std::unique_ptr<File>> files_;
   Compute compute_;
   Cancel cancel_;
   std::function<void(int64_t, int64_t)> progress_;

@@ -32,7 +32,7 @@ struct Case {
     };
     q = rows(s.batch, s.queries, 1, s.gain), k = rows(s.batch, s.tokens, 2, 1), v = rows(s.batch, s.tokens, 3, 1);
     if (s.reference) k_ref = rows(s.per_sample ? s.batch : 1, s.tokens, 4, 1);
-    if (s.reference && s.weighted) weights = random({s.tokens}, 5).abs();
+    if (s.reference && s.weighted) weights = random({s.tokens}, 5).abs() * s.weight;
     dout = rows(s.batch, s.queries, 6, s.dout);
     dloss = random({s.batch}, 7) * s.dloss;
   }

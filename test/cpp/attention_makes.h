@@ -1,5 +1,6 @@
-// Every make of the op that can be run here: the CPU's kernels by instruction set, the CUDA kernels over the emulator
-// through the same code that launches them on a GPU, and a GPU where this is the build for CUDA and there is one.
+// Every make of the op that can be run here: the plain version, the CPU's kernels by instruction set, the CUDA kernels
+// over the emulator through the same code that launches them on a GPU, and a GPU where this is the build for CUDA and
+// there is one.
 #pragma once
 
 #include <functional>
@@ -23,6 +24,7 @@ struct NamedMake {
   std::function<bool(const Case&)> takes;
   Make op;
   std::function<swap::AttentionMaps(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)> maps;
+  bool same_bits = true;  // promises them for any number of threads, and with or without the maps
 };
 
 #if defined(SWAP_KERNELS_EMULATED)
@@ -48,7 +50,8 @@ inline NamedMake cuda_make(const std::string& name, const swap::CudaLauncher* la
 }
 
 inline std::vector<NamedMake> makes(at::ScalarType dtype) {
-  std::vector<NamedMake> found;
+  std::vector<NamedMake> found = {{"eager", at::kCPU, [](const Case&) { return true; }, swap::split_attention_eager,
+                                   swap::attention_maps_eager, false}};
   if (dtype != at::kHalf) {
     for (const auto* kernel : swap::cpu::kernels(dtype == at::kBFloat16)) {
       found.push_back({std::string("cpu-") + kernel->name, at::kCPU, [](const Case&) { return true; },

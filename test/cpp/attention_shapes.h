@@ -12,6 +12,7 @@ struct Shape {
   double gain = 1;  // of Q
   bool reference = true, weighted = true, per_sample = false;
   double dout = 1, dloss = 1;
+  double weight = 1;  // what the tokens' weights are multiplied by
 };
 
 inline const std::vector<Shape> kShapes = {
@@ -37,11 +38,12 @@ inline const std::vector<Shape> kShapes = {
     {1, 1, 65, 80, 160},
     {2, 1, 17, 2, 160},
     {1, 2, 33, 76, 64},
-    {1, 2, 130, 77, 40, 30},                          // maps that are nearly one-hot
-    {1, 2, 130, 77, 40, 1, true, false, true},        // no weights
-    {2, 2, 130, 77, 64, 1, false},                    // the inference form
-    {2, 2, 130, 77, 40, 1, true, true, false, 1, 0},  // dloss = 0
-    {2, 2, 130, 77, 40, 1, true, true, false, 0, 1},  // dO = 0
+    {1, 2, 130, 77, 40, 30},                             // maps that are nearly one-hot
+    {1, 2, 130, 77, 40, 1, true, false, true},           // no weights
+    {2, 2, 130, 77, 64, 1, false},                       // the inference form
+    {2, 2, 130, 77, 40, 1, true, true, false, 1, 0},     // dloss = 0
+    {2, 2, 130, 77, 40, 1, true, true, false, 0, 1},     // dO = 0
+    {2, 2, 130, 77, 40, 1, true, true, false, 1, 1, 0},  // w = 0
 };
 
 }  // namespace attention_cases

@@ -220,6 +220,28 @@ TEST_CASE("sampling runs dry with every scheduler") {
   }
 }
 
+TEST_CASE("a training step waits for the GPU twice, a sampling step once") {
+  const auto model = on_meta(small());
+  const auto learning = [&](int64_t steps) {
+    auto request = learn_request(32, 2);
+    request.steps = steps;
+    const int64_t before = dry_waits;
+    LearnResult result;
+    learn(model, request, {}, result);
+    return dry_waits - before;
+  };
+  const auto drawing = [&](int64_t steps) {
+    auto request = generate_request("ddim", 32, 64);
+    request.steps = steps, request.seeds = {1};
+    const int64_t before = dry_waits;
+    GenerateResult result;
+    generate(model, request, {}, result);
+    return dry_waits - before;
+  };
+  CHECK(learning(5) - learning(2) == 3 * 2);
+  CHECK(drawing(8) - drawing(3) == 5 * 1);
+}
+
 TEST_CASE("a training step and sampling steps of Stable Diffusion 1.5 run dry") {
   const auto model = on_meta(full_size());
   LearnResult learnt;

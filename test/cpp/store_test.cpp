@@ -37,14 +37,14 @@ std::string code_of(const TensorEntry& entry, at::IntArrayRef shape) {
 }  // namespace
 
 TEST_CASE("a tensor is read into the dtype that is asked for") {
-  // More than one chunk of 8 MB, so that the seams are read too.
-  const auto values = at::randn({3, 1 << 20}, at::detail::createCPUGenerator(1), at::TensorOptions().dtype(at::kFloat));
+  // More than one piece, and a last one that is not whole, so that the seams are read too.
+  const auto values = at::randn({3, 1000003}, at::detail::createCPUGenerator(1), at::TensorOptions().dtype(at::kFloat));
   const auto halves = values.to(at::kHalf);
   const TemporaryFile file(halves);
-  const TensorEntry entry{"w", "F16", {3, 1 << 20}, file.path, 0, static_cast<uint64_t>(halves.nbytes())};
-  CHECK(at::equal(store(entry, at::kFloat).read("w", {3, 1 << 20}, at::kFloat), halves.to(at::kFloat)));
-  CHECK(at::equal(store(entry, at::kBFloat16).read("w", {3, 1 << 20}, at::kBFloat16), halves.to(at::kBFloat16)));
-  CHECK(at::equal(store(entry, at::kHalf).read("w", {3, 1 << 20}, at::kHalf), halves));
+  const TensorEntry entry{"w", "F16", {3, 1000003}, file.path, 0, static_cast<uint64_t>(halves.nbytes())};
+  CHECK(at::equal(store(entry, at::kFloat).read("w", {3, 1000003}, at::kFloat), halves.to(at::kFloat)));
+  CHECK(at::equal(store(entry, at::kBFloat16).read("w", {3, 1000003}, at::kBFloat16), halves.to(at::kBFloat16)));
+  CHECK(at::equal(store(entry, at::kHalf).read("w", {3, 1000003}, at::kHalf), halves));
 }
 
 TEST_CASE("a matrix that lies column by column is turned") {

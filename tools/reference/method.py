@@ -134,18 +134,22 @@ class StageTokens(nn.Module):
 
 
 class StageVectors(nn.Module):
-    """The vectors themselves, as differences from the class word in units of the token embeddings' deviation."""
+    """The vectors themselves, as differences from the class word in units of the token embeddings' deviation: one that all
+    stages, keys and values have in common, plus one for each."""
 
     def __init__(self, embedding: Tensor, gain: float, stages: int, split: bool):
         super().__init__()
         self.embedding, self.gain = embedding, gain
+        if split or stages > 1:
+            self.base = nn.Parameter(torch.zeros(embedding.shape))
         self.k = nn.Parameter(torch.zeros(stages, *embedding.shape))
         if split:
             self.v = nn.Parameter(torch.zeros(stages, *embedding.shape))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        keys = self.embedding + self.gain * self.k
-        return keys, self.embedding + self.gain * self.v if hasattr(self, "v") else keys
+        base = self.embedding + self.gain * self.base if hasattr(self, "base") else self.embedding
+        keys = base + self.gain * self.k
+        return keys, base + self.gain * self.v if hasattr(self, "v") else keys
 
 
 # Vectors [n, d] and the position in the prompt from which on they stand.

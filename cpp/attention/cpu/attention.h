@@ -4,10 +4,11 @@
 // after its target pragma: everything here is local to that file.
 //
 // What `Isa` gives: V, a vector of kLanes floats, with load, store, set, add, sub, mul, fma (a*b+c), max (NaN wins),
-// horizontal max and sum, exp2, rounded (a product that must not become part of an fma: equal maps have no difference);
-// rows of the element type in and out (load_n, store_n); U, a vector of units (gemm.h); kRows, the rows of a block, and
-// kRowStep, what their count is rounded up to; kDepth, what the depth of a product is a multiple of, in units; product
-// (C = A B) and add_transposed_product (C += A^T B); transpose; and where a unit is a pair, store_pairs and interleave.
+// horizontal max and sum, exp2, probability (an exp2 as exact as the element type needs), rounded (a product that must
+// not become part of an fma: equal maps have no difference); rows of the element type in and out (load_n, store_n); U,
+// a vector of units (gemm.h); kRows, the rows of a block, and kRowStep, what their count is rounded up to; kDepth, what
+// the depth of a product is a multiple of, in units; product (C = A B) and add_transposed_product (C += A^T B);
+// transpose; and where a unit is a pair, store_pairs and interleave.
 #pragma once
 
 #include <cstring>
@@ -36,6 +37,7 @@ struct Attention {
   Unit *keys_t, *reference_t, *values_t, *keys, *values;
   Unit *packing, *q, *g;                   // rows: for packing; of Q and dO
   float *s, *s_ref, *dp, *wide;            // rows x tokens, and rows x width
+  float* sums;                             // dK and dV of a head that is one item
   Unit *map, *ds;                          // A_t and dS as operands; where a unit is a float, in the place of s and dp
   Unit *map_t, *ds_t, *q_pairs, *g_pairs;  // the same in pairs along the rows, for the sums over rows
   float *weights, *bias;                   // by token; bias pushes out what is none
@@ -62,6 +64,7 @@ struct Attention {
     s_ref = reference ? arena.take<float>(kRows * tokens) : nullptr;
     dp = backward ? arena.take<float>(kRows * tokens) : nullptr;
     wide = arena.take<float>(kRows * width);
+    sums = backward && p.dk.data && !p.dkv ? arena.take<float>(dkv_size(p)) : nullptr;
     if constexpr (kPair == 1) {
       map = map_t = s, ds = ds_t = dp, q_pairs = q, g_pairs = g;
     } else {
@@ -134,17 +137,18 @@ struct Attention {
 #pragma GCC unroll 32
     for (int j = 1; j < NV; ++j) top = Isa::max(top, x[j]);
     const float highest = Isa::horizontal_max(top);
-    const V slope = Isa::set(p.slope), rest = Isa::set(p.slope_rest);
-    const V shift = Isa::set(kPair == 1 ? highest : -p.slope * highest);
+    const V slope = Isa::set(p.slope), rest = Isa::set(p.slope_rest), shift = Isa::set(highest);
     V sum = Isa::set(0);
 #pragma GCC unroll 32
     for (int j = 0; j < NV; ++j) {
+      // Of logits beyond all bounds the difference is still at most 0; that of their products with the slope need not
+      // be.
+      const V below = Isa::sub(x[j], shift);
       if constexpr (kPair == 1) {
         // A rounded slope would be an error in one direction for all tokens.
-        const V below = Isa::sub(x[j], shift);
         x[j] = Isa::exp2(Isa::fma(below, slope, Isa::mul(below, rest)));
       } else {
-        x[j] = Isa::exp2(Isa::fma(x[j], slope, shift));
+        x[j] = Isa::probability(Isa::mul(below, slope));
       }
       sum = Isa::add(sum, x[j]);
     }
@@ -287,7 +291,7 @@ struct Attention {
     const Item at = item(index);
     begin(at);
     const float gain = p.dloss ? 2 * p.dloss[at.batch] / static_cast<float>(p.heads) : 0;
-    float* const dk = p.dkv ? p.dkv + index * dkv_size(p) : nullptr;
+    float* const dk = p.dkv ? p.dkv + index * dkv_size(p) : sums;
     if (dk) std::memset(dk, 0, dkv_size(p) * sizeof(float));
     for (int64_t row = at.begin; row < at.end; row += kRows) {
       const int64_t rows = at.end - row < kRows ? at.end - row : kRows;
@@ -316,6 +320,13 @@ struct Attention {
       Isa::add_transposed_product(map_t, tokens, g_pairs, pair_row, dk + tokens * width, width, tokens, width,
                                   padded / kPair);
     }
+    if (sums) store_sums(at, sums);
+  }
+
+  // dK and dV of a head.
+  void store_sums(const Item& at, const float* sum) const {
+    store_rows(sum, p.tokens, head_of(p.dk, at), p.dk.row);
+    store_rows(sum + tokens * width, p.tokens, head_of(p.dv, at), p.dv.row);
   }
 };
 
@@ -333,8 +344,7 @@ void finish_backward(const Problem& p, int64_t head) {
     }
   }
   const typename Attention<T, Isa>::Item at{head / p.heads, head % p.heads, 0, 0};
-  attention.store_rows(sum, p.tokens, attention.head_of(p.dk, at), p.dk.row);
-  attention.store_rows(sum + size / 2, p.tokens, attention.head_of(p.dv, at), p.dv.row);
+  attention.store_sums(at, sum);
 }
 
 template <class T, class Isa>

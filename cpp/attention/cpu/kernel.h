@@ -38,7 +38,9 @@ struct Problem {
   Rows<void> out, dq, dk, dv;
   float* maps = nullptr;   // forward: [B, H, N, L], A_t itself where it is wanted
   double* loss = nullptr;  // [items]
-  float* dkv = nullptr;    // [items][2][L rounded up to 16][d rounded up to 16]: dK, dV of an item
+  // [items][2][L rounded up to 16][d rounded up to 16]: dK, dV of an item. Null where dK and dV are not wanted, or are
+  // of heads that are one item each: those write them themselves.
+  float* dkv = nullptr;
 };
 
 static constexpr int64_t padded_tokens(const Problem& p) { return round_up(p.tokens, 16); }
@@ -52,7 +54,7 @@ struct Kernel {
   size_t (*workspace)(const Problem&, bool backward);  // bytes, for one item at a time
   void (*forward)(const Problem&, int64_t item, void* workspace);
   void (*backward)(const Problem&, int64_t item, void* workspace);
-  void (*finish_backward)(const Problem&, int64_t head);  // dK and dV from dkv; B * H heads
+  void (*finish_backward)(const Problem&, int64_t head);  // dK and dV from dkv, where it is there; B * H heads
 };
 
 }  // namespace swap::cpu
