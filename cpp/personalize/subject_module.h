@@ -1,7 +1,7 @@
 // What is learnt: the parameters that give a subject's per-stage pairs of token embeddings.
 //
-// Both parametrizations start at the class word: P = e_class + gain * delta with delta = 0. Direct, delta is one vector for
-// all stages, K and V, plus one for each of them.
+// Both parametrizations start at the class word: P = e_class + gain * delta with delta = 0. Direct, delta is one vector
+// for all stages, K and V, plus one for each of them.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -18,8 +18,14 @@ struct BFloat16Pairs : Avx512Math {
   static void store(BFloat16* p, V x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
   }
+  // Stores with a mask are slow where they are microcode; 8 is what heads of 40 leave over.
   static void store_n(BFloat16* p, V x, int n) {
-    _mm256_mask_storeu_epi16(p, first(n), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+    const auto rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
+    if (n == 8) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(rounded));
+    } else {
+      _mm256_mask_storeu_epi16(p, first(n), rounded);
+    }
   }
 
   // 2^x to a hundredth of what rounding to bfloat16 does to it.
@@ -53,11 +59,14 @@ struct BFloat16Pairs : Avx512Math {
 
   // A row of n elements into `units` pairs, zeros after them.
   static void copy_pairs(Unit* to, int64_t units, const BFloat16* from, int64_t n) {
-    for (int64_t c = 0; c < 2 * units; c += 32) {
-      const int64_t left = n - c, room = 2 * units - c;
-      const __m512i x = _mm512_maskz_loadu_epi16(first32(left), from + c);
-      _mm512_mask_storeu_epi16(reinterpret_cast<BFloat16*>(to) + c, first32(room), x);
+    auto* const row = reinterpret_cast<BFloat16*>(to);
+    int64_t c = 0;
+    for (; c + 32 <= n; c += 32) _mm512_storeu_si512(row + c, _mm512_loadu_si512(from + c));
+    for (; c + 16 <= 2 * units; c += 16) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(row + c),
+                          _mm256_maskz_loadu_epi16(first(n > c ? n - c : 0), from + c));
     }
+    for (; c < 2 * units; c += 2) to[c / 2] = pair(from, c, n);
   }
 
   // Rows of `stride` pairs, one after another -> pairs of rows: to[i][c] = (row 2 i, row 2 i + 1) at column c.
@@ -79,8 +88,8 @@ struct BFloat16Pairs : Avx512Math {
   }
 
  private:
-  static __mmask32 first32(int64_t n) {
-    return n >= 32 ? 0xffffffffu : n > 0 ? static_cast<__mmask32>((1u << n) - 1) : 0;
+  static Unit pair(const BFloat16* from, int64_t c, int64_t n) {
+    return (c < n ? from[c].bits : 0) | (c + 1 < n ? static_cast<Unit>(from[c + 1].bits) << 16 : 0);
   }
 };
 
