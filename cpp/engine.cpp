@@ -100,7 +100,7 @@ class TorchEngine final : public Engine {
       c10::NoGradGuard no_grad;
       WeightStore store(request.tensors, compute, Cancel(hooks.cancelled), loading(hooks), request.deltas);
       model_.emplace(store, request.spec);
-      store.check_deltas();
+      store.finish();
       info.device = compute.device.str();
       info.dtype = dtype_name(compute.dtype);
       info.threads = compute.threads;
@@ -124,6 +124,7 @@ class TorchEngine final : public Engine {
       c10::NoGradGuard no_grad;
       WeightStore store(request.tensors, compute, Cancel(hooks.cancelled), loading(hooks));
       ControlNet net(Scope(store, "controlnet.", compute.dtype), *request.spec);
+      store.finish();
       net.check_fits(model().unet, model().vae.factor());
       controls.emplace(request.name, std::move(net));
       info.parameters = store.parameters();

@@ -26,7 +26,7 @@ struct Conv2d {
 
   Conv2d() = default;
   Conv2d(const Scope& scope, int64_t in, int64_t out, int64_t kernel, int64_t stride = 1, int64_t padding = 0)
-      : weight(scope.read("weight", {out, in, kernel, kernel}).contiguous(at::MemoryFormat::ChannelsLast)),
+      : weight(scope.read("weight", {out, in, kernel, kernel}, at::MemoryFormat::ChannelsLast)),
         bias(scope.read("bias", {out})),
         stride(stride),
         padding(padding) {}

@@ -23,9 +23,11 @@ struct Block {
   size_t size;
 };
 
+thread_local int small_pages = 0;  // how many SmallPages live
+
 void* map_pages(size_t size) {
   // More than is needed, so that it can begin where a huge page does.
-  const size_t extra = size >= kHugePage ? kHugePage : 0;
+  const size_t extra = size >= kHugePage && small_pages == 0 ? kHugePage : 0;
   void* const mapped = mmap(nullptr, size + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) return nullptr;
   if (extra == 0) return mapped;
@@ -147,6 +149,9 @@ void release_kept_blocks() {
   if (allocator) allocator->release();
 }
 
+SmallPages::SmallPages() { ++small_pages; }
+SmallPages::~SmallPages() { --small_pages; }
+
 MemoryUse memory_use() { return allocator ? allocator->use() : MemoryUse(); }
 
 }  // namespace swap
@@ -156,6 +161,8 @@ MemoryUse memory_use() { return allocator ? allocator->use() : MemoryUse(); }
 namespace swap {
 void keep_large_blocks() {}
 void release_kept_blocks() {}
+SmallPages::SmallPages() = default;
+SmallPages::~SmallPages() = default;
 MemoryUse memory_use() { return {}; }
 }  // namespace swap
 

@@ -17,6 +17,14 @@ struct MemoryUse {
 // system is not Linux.
 void keep_large_blocks();
 
+// While one lives, this thread's blocks come in pages of the usual size: for weights, which are written once. Huge
+// pages must be found whole and zeroed at once, and where a virtual machine gives free ones back to its host they are
+// slow.
+struct SmallPages {
+  SmallPages();
+  ~SmallPages();
+};
+
 // Gives what is kept back to the system.
 void release_kept_blocks();
 

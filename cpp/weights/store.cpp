@@ -1,10 +1,11 @@
 #include "weights/store.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <atomic>
 #include <sstream>
+
+#include "attention/cpu/parallel.h"
+#include "runtime/memory.h"
 
 namespace swap {
 namespace {
@@ -26,9 +27,35 @@ std::string text(at::IntArrayRef shape) {
   return out.str();
 }
 
-constexpr int64_t kChunk = int64_t(16) << 20;  // bytes between two looks at the cancel flag
+// Bytes that are read at a time, between two looks at the cancel flag: threads that are woken for less cost more than
+// they read.
+constexpr int64_t kBatch = int64_t(48) << 20;
 // Bytes that a thread reads at a time: still in its nearer caches when they are turned into the dtype.
 constexpr int64_t kPiece = int64_t(256) << 10;
+
+// Elements `from` to `from + n` of a tensor as they lie in its file.
+struct Piece {
+  size_t tensor;
+  int64_t from, n;
+};
+
+// A tensor as rows that lie one behind the other in its file and in memory: of a convolution that is channels-last one
+// for each output channel, else its elements.
+int64_t row_length(const at::Tensor& target) { return target.is_contiguous() ? 1 : target.numel() / target.size(0); }
+
+// Puts numbers, as they lie in the file, in their places.
+void place(const at::Tensor& target, int64_t from, const at::Tensor& numbers, const at::Tensor& floats) {
+  // LibTorch turns float16 into bfloat16 one by one, but both from and to float32 many at a time.
+  const bool halves = numbers.scalar_type() == at::kHalf && target.scalar_type() == at::kBFloat16;
+  const auto source = halves ? floats.narrow(0, 0, numbers.numel()).copy_(numbers) : numbers;
+  if (target.is_contiguous()) {
+    target.view(-1).narrow(0, from, numbers.numel()).copy_(source);
+    return;
+  }
+  const int64_t row = row_length(target), channels = target.size(1);
+  const auto rows = target.narrow(0, from / row, numbers.numel() / row);
+  rows.copy_(source.view({rows.size(0), channels, target.size(2), target.size(3)}));
+}
 
 }  // namespace
 
@@ -55,73 +82,104 @@ const TensorEntry& WeightStore::find(const std::string& name, const std::string&
               "the files may be incomplete, or of another architecture than their config says");
 }
 
-at::Tensor WeightStore::fetch(const TensorEntry& entry, at::ScalarType dtype) {
-  const auto source = scalar_type(entry);
-  const int64_t item = static_cast<int64_t>(c10::elementSize(source));
+at::Tensor WeightStore::enqueue(const TensorEntry& entry, at::ScalarType dtype, at::MemoryFormat layout) {
+  const int64_t item = static_cast<int64_t>(c10::elementSize(scalar_type(entry)));
   int64_t count = 1;
   for (const int64_t size : entry.shape) count *= size;
-  if (static_cast<int64_t>(entry.end - entry.begin) != count * item) {
-    throw Error("SWAP_MODEL_TENSOR_SHAPE", "tensor '" + entry.name + "' has " +
-                                               std::to_string(entry.end - entry.begin) +
+  Pending pending{&entry, nullptr, {}};
+  if (pending.bytes() != count * item) {
+    throw Error("SWAP_MODEL_TENSOR_SHAPE", "tensor '" + entry.name + "' has " + std::to_string(pending.bytes()) +
                                                " bytes, but its shape and dtype need " + std::to_string(count * item));
   }
-  File& file = open(entry.file);
-  auto result = at::empty({count}, at::TensorOptions().dtype(dtype));
-  const bool same = source == dtype;
-  const int64_t piece = kPiece / item;
-  for (int64_t begin = 0; begin < count; begin += kChunk / item) {
-    cancel_.check();
-    const int64_t end = std::min(count, begin + kChunk / item);
-    std::atomic<bool> whole = true;
-    at::parallel_for(0, (end - begin + piece - 1) / piece, 1, [&](int64_t first, int64_t last) {
-      const auto staging = same ? at::Tensor() : at::empty({piece}, at::TensorOptions().dtype(source));
-      for (int64_t i = first; i < last; ++i) {
-        const int64_t from = begin + i * piece, n = std::min(piece, end - from);
-        const auto target = result.narrow(0, from, n), read = same ? target : staging.narrow(0, 0, n);
-        if (!file.read(read.data_ptr(), n * item, entry.begin + static_cast<uint64_t>(from * item))) {
-          whole = false;
-          return;
-        }
-        if (!same) target.copy_(read);
-      }
-    });
-    if (!whole) {
-      throw Error("SWAP_MODEL_FILE", "'" + entry.file + "' ends before tensor '" + entry.name + "' does",
-                  "the file was cut short: copy or download it again");
-    }
-    read_ += (end - begin) * item;
-    if (progress_) progress_(read_, total_);
+  pending.file = &open(entry.file);
+  const SmallPages pages;
+  pending.target = at::empty(entry.shape, at::TensorOptions().dtype(dtype).memory_format(layout));
+  pending_.push_back(pending);
+  pending_bytes_ += pending.bytes();
+  if (pending_bytes_ >= kBatch) read_pending();
+  return pending.target;
+}
+
+void WeightStore::read_pending() {
+  cancel_.check();
+  std::vector<Piece> pieces;
+  int64_t longest = 0;  // bytes
+  for (size_t i = 0; i < pending_.size(); ++i) {
+    const auto& target = pending_[i].target;
+    const int64_t item = static_cast<int64_t>(c10::elementSize(scalar_type(*pending_[i].entry)));
+    const int64_t row = row_length(target), n = std::max<int64_t>(1, kPiece / (row * item)) * row;
+    for (int64_t from = 0; from < target.numel(); from += n)
+      pieces.push_back({i, from, std::min(n, target.numel() - from)});
+    longest = std::max(longest, std::min(n, target.numel()) * item);
   }
-  if (!entry.transposed) return result.view(entry.shape);
+  const int64_t count = static_cast<int64_t>(pieces.size()), workers = cpu::worker_count(count);
+  const auto staging = at::empty({workers, longest}, at::kByte), floats = at::empty({workers, longest / 2}, at::kFloat);
+  std::atomic<int64_t> failed = -1;
+  cpu::run_parallel(count, [&](int64_t index, int64_t worker) {
+    const auto& [tensor, from, n] = pieces[static_cast<size_t>(index)];
+    const auto& [entry, file, target] = pending_[tensor];
+    const auto dtype = scalar_type(*entry);
+    const int64_t item = static_cast<int64_t>(c10::elementSize(dtype));
+    const bool straight = dtype == target.scalar_type() && target.is_contiguous();
+    const auto numbers =
+        straight ? target.view(-1).narrow(0, from, n) : staging[worker].narrow(0, 0, n * item).view(dtype);
+    if (!file->read(numbers.data_ptr(), n * item, entry->begin + static_cast<uint64_t>(from * item))) {
+      failed = static_cast<int64_t>(tensor);
+    } else if (!straight) {
+      place(target, from, numbers, floats[worker]);
+    }
+  });
+  if (failed >= 0) {
+    const auto& entry = *pending_[static_cast<size_t>(failed)].entry;
+    throw Error("SWAP_MODEL_FILE", "'" + entry.file + "' ends before tensor '" + entry.name + "' does",
+                "the file was cut short: copy or download it again");
+  }
+  read_ += pending_bytes_;
+  pending_.clear();
+  pending_bytes_ = 0;
+  if (progress_) progress_(read_, total_);
+}
+
+at::Tensor WeightStore::fetch(const TensorEntry& entry) {
+  const auto result = enqueue(entry, at::kFloat, at::MemoryFormat::Contiguous);
+  read_pending();
+  if (!entry.transposed) return result;
   if (entry.shape.size() != 2)
     throw Error("SWAP_ENGINE_ARGUMENT", "tensor '" + entry.name + "' " + text(entry.shape) + " cannot be transposed");
   return result.view({entry.shape[1], entry.shape[0]}).t().contiguous();
 }
 
-at::Tensor WeightStore::read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) {
+at::Tensor WeightStore::read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype,
+                             at::MemoryFormat layout) {
   cancel_.check();
+  const auto options = at::TensorOptions().dtype(dtype).memory_format(layout);
   // A model of shapes alone, for dry runs.
-  if (compute_.device.is_meta()) return at::empty(shape, at::TensorOptions().dtype(dtype).device(at::kMeta));
+  if (compute_.device.is_meta()) return at::empty(shape, options.device(at::kMeta));
   const TensorEntry& entry = find(name, " " + text(shape));
   if (at::IntArrayRef(entry.shape) != shape) {
     throw Error("SWAP_MODEL_TENSOR_SHAPE",
                 "tensor '" + name + "' is " + text(entry.shape) + ", but the model's config wants " + text(shape));
   }
+  at::Tensor result;
   const auto deltas = deltas_.find(name);
-  auto result = fetch(entry, deltas == deltas_.end() ? dtype : at::kFloat);
-  if (deltas != deltas_.end()) {
-    for (const auto& delta : deltas->second) add(delta, result);
-    deltas_.erase(deltas);
-    result = result.to(dtype);
+  if (deltas == deltas_.end() && !entry.transposed && compute_.device.is_cpu()) {
+    result = enqueue(entry, dtype, layout);
+  } else {
+    result = fetch(entry);
+    if (deltas != deltas_.end()) {
+      for (const auto& delta : deltas->second) add(delta, result);
+      deltas_.erase(deltas);
+    }
+    result = result.to(dtype).contiguous(layout).to(compute_.device);
   }
   parameters_ += result.numel();
   bytes_ += result.numel() * static_cast<int64_t>(c10::elementSize(dtype));
-  return compute_.device.is_cpu() ? result : result.to(compute_.device);
+  return result;
 }
 
 at::Tensor WeightStore::factor(const std::string& name) {
   cancel_.check();
-  return fetch(find(name, ""), at::kFloat);
+  return fetch(find(name, ""));
 }
 
 // W [out, in, ...] += scale * up [out, rank] @ down [rank, in * ...], or, with a middle [rank, rank, kh, kw], the
@@ -149,7 +207,8 @@ void WeightStore::add(const WeightDelta& delta, at::Tensor& weight) {
   weight.add_(product.view(weight.sizes()), delta.scale);
 }
 
-void WeightStore::check_deltas() const {
+void WeightStore::finish() {
+  read_pending();
   if (!deltas_.empty())
     throw Error("SWAP_ENGINE_ARGUMENT",
                 "a delta is for '" + deltas_.begin()->first + "', which the model does not read");

@@ -1,5 +1,5 @@
-// Tensor table -> tensors. Reads tensor by tensor, straight into the dtype that is computed in, so that a model
-// is never in memory twice. No mmap: a file cut short would be a SIGBUS, and Windows locks mapped files. What LoRA add
+// Tensor table -> tensors. Reads straight into the dtype and layout that are computed in, so that a model is never in
+// memory twice. No mmap: a file cut short would be a SIGBUS, and Windows locks mapped files. What LoRA add
 // to a weight is added here, so nothing behind the store knows of them.
 #pragma once
 
@@ -24,27 +24,42 @@ class WeightStore {
   WeightStore(const std::vector<TensorEntry>& entries, const Compute& compute, Cancel cancel,
               std::function<void(int64_t, int64_t)> progress, const std::vector<WeightDelta>& deltas = {});
 
-  // Throws SWAP_MODEL_TENSOR_MISSING, SWAP_MODEL_TENSOR_SHAPE, SWAP_MODEL_FILE.
-  at::Tensor read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype);
+  // A tensor of this shape and layout, whose numbers come until finish(): many are read at a time, by all threads.
+  // Throws SWAP_MODEL_TENSOR_MISSING, SWAP_MODEL_TENSOR_SHAPE, SWAP_MODEL_TENSOR_DTYPE, SWAP_MODEL_FILE.
+  at::Tensor read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype,
+                  at::MemoryFormat layout = at::MemoryFormat::Contiguous);
 
-  // Throws SWAP_ENGINE_ARGUMENT when a delta's target was never read.
-  void check_deltas() const;
+  // Reads what was asked for and is not there yet. Throws SWAP_MODEL_FILE, and SWAP_ENGINE_ARGUMENT when a delta's
+  // target was never asked for.
+  void finish();
 
   const Compute& compute() const { return compute_; }
   int64_t parameters() const { return parameters_; }
   int64_t bytes() const { return bytes_; }
 
  private:
+  // Numbers of an entry on their way into a tensor on the CPU.
+  struct Pending {
+    const TensorEntry* entry;
+    File* file;
+    at::Tensor target;
+    int64_t bytes() const { return static_cast<int64_t>(entry->end - entry->begin); }
+  };
+
   File& open(const std::string& file);
   const TensorEntry& find(const std::string& name, const std::string& shape) const;
-  // The numbers of an entry, of its shape, on the CPU.
-  at::Tensor fetch(const TensorEntry& entry, at::ScalarType dtype);
+  at::Tensor enqueue(const TensorEntry& entry, at::ScalarType dtype, at::MemoryFormat layout);
+  void read_pending();
+  // The numbers of an entry now.
+  at::Tensor fetch(const TensorEntry& entry);
   at::Tensor factor(const std::string& name);
   void add(const WeightDelta& delta, at::Tensor& weight);
 
   std::unordered_map<std::string, std::vector<WeightDelta>> deltas_;  // by target
   std::unordered_map<std::string, TensorEntry> entries_;
   std::unordered_map<std::string, std::unique_ptr<File>> files_;
+  std::vector<Pending> pending_;
+  int64_t pending_bytes_ = 0;
   Compute compute_;
   Cancel cancel_;
   std::function<void(int64_t, int64_t)> progress_;
@@ -59,8 +74,9 @@ class Scope {
 
   Scope operator/(const std::string& name) const { return Scope(*store_, prefix_ + name + ".", dtype_); }
   Scope operator/(int64_t index) const { return *this / std::to_string(index); }
-  at::Tensor read(const std::string& name, at::IntArrayRef shape) const {
-    return store_->read(prefix_ + name, shape, dtype_);
+  at::Tensor read(const std::string& name, at::IntArrayRef shape,
+                  at::MemoryFormat layout = at::MemoryFormat::Contiguous) const {
+    return store_->read(prefix_ + name, shape, dtype_, layout);
   }
 
  private:

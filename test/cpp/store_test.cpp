@@ -19,15 +19,20 @@ struct TemporaryFile {
   ~TemporaryFile() { std::filesystem::remove(path); }
 };
 
-WeightStore store(const TensorEntry& entry, at::ScalarType dtype, const std::atomic<bool>* flag = nullptr) {
+// The entry's tensor, read whole.
+at::Tensor read(const TensorEntry& entry, at::IntArrayRef shape, at::ScalarType dtype,
+                at::MemoryFormat layout = at::MemoryFormat::Contiguous, const std::atomic<bool>* flag = nullptr) {
   Compute compute;
   compute.dtype = dtype;
-  return WeightStore({entry}, compute, Cancel(flag), {});
+  WeightStore store({entry}, compute, Cancel(flag), {});
+  const auto result = store.read(entry.name, shape, dtype, layout);
+  store.finish();
+  return result;
 }
 
 std::string code_of(const TensorEntry& entry, at::IntArrayRef shape) {
   try {
-    store(entry, at::kFloat).read(entry.name, shape, at::kFloat);
+    read(entry, shape, at::kFloat);
   } catch (const Error& e) {
     return e.code;
   }
@@ -42,9 +47,24 @@ TEST_CASE("a tensor is read into the dtype that is asked for") {
   const auto halves = values.to(at::kHalf);
   const TemporaryFile file(halves);
   const TensorEntry entry{"w", "F16", {3, 1000003}, file.path, 0, static_cast<uint64_t>(halves.nbytes())};
-  CHECK(at::equal(store(entry, at::kFloat).read("w", {3, 1000003}, at::kFloat), halves.to(at::kFloat)));
-  CHECK(at::equal(store(entry, at::kBFloat16).read("w", {3, 1000003}, at::kBFloat16), halves.to(at::kBFloat16)));
-  CHECK(at::equal(store(entry, at::kHalf).read("w", {3, 1000003}, at::kHalf), halves));
+  CHECK(at::equal(read(entry, {3, 1000003}, at::kFloat), halves.to(at::kFloat)));
+  CHECK(at::equal(read(entry, {3, 1000003}, at::kBFloat16), halves.to(at::kBFloat16)));
+  CHECK(at::equal(read(entry, {3, 1000003}, at::kHalf), halves));
+}
+
+TEST_CASE("a convolution is read into channels-last, in more than one piece") {
+  const auto values = at::randn({70, 301, 3, 3}, at::detail::createCPUGenerator(2), at::kFloat);
+  for (const auto stored : {at::kFloat, at::kHalf}) {
+    const auto numbers = values.to(stored);
+    const TemporaryFile file(numbers);
+    const TensorEntry entry{"w", stored == at::kHalf ? "F16" : "F32",    {70, 301, 3, 3}, file.path,
+                            0,   static_cast<uint64_t>(numbers.nbytes())};
+    for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+      const auto weight = read(entry, {70, 301, 3, 3}, dtype, at::MemoryFormat::ChannelsLast);
+      CHECK(weight.is_contiguous(at::MemoryFormat::ChannelsLast));
+      CHECK(at::equal(weight, numbers.to(dtype)));
+    }
+  }
 }
 
 TEST_CASE("a matrix that lies column by column is turned") {
@@ -52,9 +72,9 @@ TEST_CASE("a matrix that lies column by column is turned") {
   const TemporaryFile file(values);
   TensorEntry entry{"w", "F32", {2, 3}, file.path, 0, 24};
   entry.transposed = true;
-  const auto read = store(entry, at::kHalf).read("w", {2, 3}, at::kHalf);
-  CHECK(at::equal(read, values.t().to(at::kHalf)));
-  CHECK(read.is_contiguous());
+  const auto turned = read(entry, {2, 3}, at::kHalf);
+  CHECK(at::equal(turned, values.t().to(at::kHalf)));
+  CHECK(turned.is_contiguous());
 }
 
 namespace {
@@ -85,11 +105,11 @@ TEST_CASE("LoRA are added in fp32 while a weight is read") {
   for (const auto& tensor : lora.tensors) flat.push_back(tensor.flatten());
   const TemporaryFile file(at::cat(flat));
   for (auto& entry : lora.entries) entry.file = file.path;
-  const auto read = [&](std::vector<WeightDelta> deltas) {
+  const auto merge = [&](std::vector<WeightDelta> deltas) {
     Compute compute;
     WeightStore store(lora.entries, compute, Cancel(), {}, deltas);
     const auto weight = store.read("w", {6, 4, 3, 3}, at::kHalf);
-    store.check_deltas();
+    store.finish();
     return weight;
   };
   const auto& t = lora.tensors;
@@ -97,13 +117,13 @@ TEST_CASE("LoRA are added in fp32 while a weight is read") {
   const auto image = at::randn({1, 4, 5, 5}, at::detail::createCPUGenerator(9), at::kFloat);
   const auto expected = at::conv2d(image, t[0]) + 0.5 * at::conv2d(at::conv2d(image, t[1]), t[2]) -
                         0.25 * at::conv2d(at::conv2d(at::conv2d(image, t[3]), t[5]), t[4]);
-  const auto merged = read({{"w", "d", "u", "", 0.5}, {"w", "d2", "u2", "m", -0.25}});
+  const auto merged = merge({{"w", "d", "u", "", 0.5}, {"w", "d2", "u2", "m", -0.25}});
   CHECK(at::allclose(at::conv2d(image, merged.to(at::kFloat)), expected, 1e-2, 2e-2));
-  CHECK(at::equal(read({}), t[0].to(at::kHalf)));
+  CHECK(at::equal(merge({}), t[0].to(at::kHalf)));
   CHECK_FALSE(at::allclose(merged.to(at::kFloat), t[0], 1e-2, 2e-2));
-  CHECK_THROWS_AS(read({{"w", "d2", "u", "", 1}}), Error);
-  CHECK_THROWS_AS(read({{"w", "d", "none", "", 1}}), Error);
-  CHECK_THROWS_AS(read({{"v", "d", "u", "", 1}}), Error);
+  CHECK_THROWS_AS(merge({{"w", "d2", "u", "", 1}}), Error);
+  CHECK_THROWS_AS(merge({{"w", "d", "none", "", 1}}), Error);
+  CHECK_THROWS_AS(merge({{"v", "d", "u", "", 1}}), Error);
 }
 
 TEST_CASE("what does not fit has a code") {
@@ -132,6 +152,6 @@ TEST_CASE("what does not fit has a code") {
 TEST_CASE("reading stops when it is cancelled") {
   const TemporaryFile file(at::ones({2}));
   const std::atomic<bool> flag{true};
-  auto cancelled = store({"w", "F32", {2}, file.path, 0, 8}, at::kFloat, &flag);
-  CHECK_THROWS_AS(cancelled.read("w", {2}, at::kFloat), Cancelled);
+  const TensorEntry entry{"w", "F32", {2}, file.path, 0, 8};
+  CHECK_THROWS_AS(read(entry, {2}, at::kFloat, at::MemoryFormat::Contiguous, &flag), Cancelled);
 }
