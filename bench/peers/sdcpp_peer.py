@@ -1,6 +1,6 @@
 """One side of bench/run.mjs: stable-diffusion.cpp draws a picture, weights in float16 as in the model's files.
 
-    python sdcpp_peer.py MODEL [--flash-attention] [--direct-convolution]
+    python sdcpp_peer.py MODEL.safetensors [--flash-attention] [--direct-convolution]
 
 Its steps are DDIM's; with guidance it runs the U-Net twice a step.
 """

@@ -1,10 +1,12 @@
 #include "models/text_encoder.h"
 
+#include "runtime/recompute.h"
+
 namespace swap {
 
 TextEncoder::TextEncoder(const Scope& scope, const TextEncoderSpec& spec) : spec_(spec) {
   const int64_t d = spec.width;
-  tokens_ = scope.read("embeddings.token_embedding.weight", {spec.vocab, d});
+  tokens_ = scope.read_stored("embeddings.token_embedding.weight", {spec.vocab, d});
   positions_ = scope.read("embeddings.position_embedding.weight", {spec.positions, d});
   const bool whole = spec.projection_dim > 0;
   // The layers after the state that is used are not read at all, unless the pooled state comes from the last.
@@ -20,7 +22,17 @@ TextEncoder::TextEncoder(const Scope& scope, const TextEncoderSpec& spec) : spec
   if (whole) projection_ = scope.read("text_projection.weight", {spec.projection_dim, d});
 }
 
-at::Tensor TextEncoder::embed(const at::Tensor& ids) const { return at::embedding(tokens_, ids); }
+at::Tensor TextEncoder::embed(const at::Tensor& ids) const { return at::embedding(tokens_, ids).to(at::kFloat); }
+
+at::Tensor TextEncoder::apply(const Layer& layer, const at::Tensor& x) const {
+  const auto y = layer.norm1(x);
+  const auto heads = [&](const Linear& projection) { return split_heads(projection(y), spec_.heads); };
+  const auto attended = at::scaled_dot_product_attention(heads(layer.q), heads(layer.k), heads(layer.v), {}, 0.0,
+                                                         /*is_causal=*/true);
+  const auto z = x + layer.out(join_heads(attended));
+  const auto h = layer.fc1(layer.norm2(z));
+  return z + layer.fc2(spec_.activation == "quick_gelu" ? h * at::sigmoid(h * 1.702) : at::gelu(h));
+}
 
 EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel, bool whole) const {
   const auto used = static_cast<size_t>(spec_.layers - spec_.skip_layers);
@@ -28,16 +40,8 @@ EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel,
   auto x = embeddings + positions_.narrow(0, 0, embeddings.size(1));
   for (size_t i = 0; i < (whole ? layers_.size() : used); ++i) {
     if (i == used) result.states = x;
-    const auto& layer = layers_[i];
-    x = cancel.at(x);
-    const auto y = layer.norm1(x);
-    const auto attended =
-        at::scaled_dot_product_attention(split_heads(layer.q(y), spec_.heads), split_heads(layer.k(y), spec_.heads),
-                                         split_heads(layer.v(y), spec_.heads), {}, 0.0, /*is_causal=*/true);
-    x = x + layer.out(join_heads(attended));
-    auto h = layer.fc1(layer.norm2(x));
-    h = spec_.activation == "quick_gelu" ? h * at::sigmoid(h * 1.702) : at::gelu(h);
-    x = x + layer.fc2(h);
+    // What a layer keeps is some twenty times its input, and all layers' would wait for the U-Net's way back.
+    x = recompute([this, i](const at::Tensor& input) { return apply(layers_[i], input); }, cancel.at(x));
   }
   if (!result.states.defined()) result.states = x;
   if (spec_.final_norm) result.states = final_norm_(result.states);

@@ -31,7 +31,7 @@ class TextEncoder {
   at::Tensor pooled(const at::Tensor& last, const at::Tensor& ids) const;
 
   const TextEncoderSpec& spec() const { return spec_; }
-  const at::Tensor& token_embeddings() const { return tokens_; }  // [vocab, width]
+  const at::Tensor& token_embeddings() const { return tokens_; }  // [vocab, width], as the file has them
 
  private:
   struct Layer {
@@ -39,6 +39,7 @@ class TextEncoder {
     Linear q, k, v, out, fc1, fc2;
   };
 
+  at::Tensor apply(const Layer& layer, const at::Tensor& x) const;
   EncodedText run(const at::Tensor& embeddings, const Cancel& cancel, bool whole) const;
 
   TextEncoderSpec spec_;

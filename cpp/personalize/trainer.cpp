@@ -55,7 +55,8 @@ std::vector<SubjectModule> make_modules(const DiffusionModel& model, const Learn
   std::vector<SubjectModule> modules;
   for (size_t e = 0; e < model.text.size(); ++e) {
     // Counters -1, -2, ...: streams that no step draws from.
-    modules.emplace_back(shape, class_embeddings(model, request, e), model.text[e].token_embeddings().std(),
+    modules.emplace_back(shape, class_embeddings(model, request, e),
+                         model.text[e].token_embeddings().to(at::kFloat).std(),
                          seeded(static_cast<uint64_t>(request.seed), ~uint64_t(e)));
   }
   return modules;

@@ -177,6 +177,12 @@ at::Tensor WeightStore::read(const std::string& name, at::IntArrayRef shape, at:
   return result;
 }
 
+at::Tensor WeightStore::read_stored(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) {
+  const auto found = entries_.find(name);
+  const bool half = found != entries_.end() && (found->second.dtype == "F16" || found->second.dtype == "BF16");
+  return read(name, shape, half ? scalar_type(found->second) : dtype);
+}
+
 at::Tensor WeightStore::factor(const std::string& name) {
   cancel_.check();
   return fetch(find(name, ""));

@@ -29,6 +29,9 @@ class WeightStore {
   at::Tensor read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype,
                   at::MemoryFormat layout = at::MemoryFormat::Contiguous);
 
+  // The same in the half precision that the file has it in, else in `dtype`: for tables of which few rows are used.
+  at::Tensor read_stored(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype);
+
   // Reads what was asked for and is not there yet. Throws SWAP_MODEL_FILE, and SWAP_ENGINE_ARGUMENT when a delta's
   // target was never asked for.
   void finish();
@@ -77,6 +80,9 @@ class Scope {
   at::Tensor read(const std::string& name, at::IntArrayRef shape,
                   at::MemoryFormat layout = at::MemoryFormat::Contiguous) const {
     return store_->read(prefix_ + name, shape, dtype_, layout);
+  }
+  at::Tensor read_stored(const std::string& name, at::IntArrayRef shape) const {
+    return store_->read_stored(prefix_ + name, shape, dtype_);
   }
 
  private:

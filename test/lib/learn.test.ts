@@ -15,14 +15,14 @@ describe('learn', () => {
     const { request } = engine().learns[0]!
     expect(request).toMatchObject({
       classTokens: 1,
-      steps: 300,
+      steps: 600,
       batch: 4,
       learningRate: 0.02,
       seed: 0,
       stages: 5,
       split: true,
       parametrization: 'direct',
-      attentionWeight: 0.003,
+      attentionWeight: 0.00001,
       attentionLevels: [0, 1],
       resume: undefined,
       checkpointEvery: 0,

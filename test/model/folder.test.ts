@@ -67,10 +67,10 @@ describe('the embedded model', () => {
       steps: 30,
       attentionLevels: [0, 1],
       learn: {
-        steps: 300,
+        steps: 600,
         learningRate: 0.02,
         batch: 4,
-        attention: { weight: 0.003, levels: [0, 1] },
+        attention: { weight: 0.00001, levels: [0, 1] },
         parametrization: 'direct',
       },
     })

@@ -105,7 +105,7 @@ def compute(case: Case, folder: Path) -> tuple[dict, dict]:
         settings = Options(**{**settings.__dict__, "mask": mask})
     training = Training(parts, scheduler, settings)
     for name, parameter in training.named_parameters():
-        if not case.first_step or not name.removeprefix("1.").startswith(("out.", "k", "v")):
+        if not case.first_step or not name.removeprefix("1.").startswith(("out.", "base", "k", "v")):
             noise = torch.randn(parameter.shape, generator=generator)
             with torch.no_grad():
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5 if parameter.dim() == 2 else 0.3 * noise)
