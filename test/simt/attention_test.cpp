@@ -23,6 +23,7 @@ void check(const Spec& spec) {
   const Run result = run(spec, inputs);
   CHECK(result.guarded);
   CHECK(result.finite);
+  CHECK(result.agrees);
   CHECK(worse_than_eager(spec, inputs, result) == "");
 }
 
@@ -56,6 +57,15 @@ TEST_CASE("every head size and element type: at most twice the plain version's e
     for (const Element element : {Element::bf16, Element::fp16}) {
       check({.head_size = d, .rows = 150, .element = element});
       check({.head_size = d, .rows = 70, .element = element, .with_loss = false});
+    }
+}
+
+TEST_CASE("every head size: a block takes several tiles of rows, all of a head's or a part") {
+  for (const int d : swap::cuda::kHeadSizes)
+    for (const Element element : {Element::bf16, Element::fp16}) {
+      check({.head_size = d, .rows = 200, .batch = 1, .heads = 1, .element = element, .blocks = 1});
+      // Three tiles for two blocks: the first and the last, and the one in between.
+      check({.head_size = d, .rows = 130, .batch = 1, .heads = 1, .element = element, .blocks = 2});
     }
 }
 
