@@ -122,6 +122,16 @@ TEST_CASE("barriers hold, and greedy schedules show where one is missing") {
   simt::options.order = simt::Order::up;
 }
 
+// ThreadSanitizer must stop this: scripts/test-simt.mjs asks for it by name.
+TEST_CASE("a shuffle orders no memory" * doctest::skip()) {
+  simt::launch(1, 32, 128, [&] {
+    auto* words = reinterpret_cast<float*>(simt::shared_memory());
+    words[threadIdx.x] = 1;
+    __shfl_xor_sync(0xffffffffu, 0.f, 1);
+    words[threadIdx.x ^ 1] = 2;
+  });
+}
+
 TEST_CASE("bank conflicts are counted") {
   const auto conflicts = [](int stride_bytes) {
     simt::counters = {};
