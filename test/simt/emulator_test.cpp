@@ -146,11 +146,11 @@ TEST_CASE("bank conflicts are counted") {
   CHECK(conflicts(64) == 4 * 3);   // 4: rows 0, 2, 4, 6 start in one group
   CHECK(conflicts(128) == 4 * 7);  // 8: all do
   simt::counters = {};
-  simt::launch(1, 32, 32 * 8 * 4, [&] {
+  simt::launch(1, 32, 32 * (1 + 2 + 8) * 4, [&] {
     auto* words = reinterpret_cast<uint32_t*>(simt::shared_memory());
     store_pair(words + threadIdx.x, 0);
-    store_pair(words + threadIdx.x * 2, 0);
-    store_pair(words + threadIdx.x * 8, 0);
+    store_pair(words + 32 + threadIdx.x * 2, 0);
+    store_pair(words + 96 + threadIdx.x * 8, 0);
     __syncthreads();
   });
   CHECK(simt::counters.stores == 3);
