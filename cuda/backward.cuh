@@ -55,14 +55,14 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const BackwardPar
       load_tokens<D>(k_ref, head_of<T>(params.k_ref, batch, head), params.k_ref.row, shape.tokens);
     if constexpr (Place::streamed && !WithLoss) load_tokens<D>(v, global_v, params.v.row, shape.tokens);
     wait_for_copies();
-    __syncthreads();
+    barrier(Plant::backward_no_barrier_after_copies);
 
     const T* const warp_q = q + warp_id() * 16 * Head<D>::stride;
     Map map = {}, gradient = {};
     if constexpr (WithLoss) {
       add_row_by_token<D, E>(gradient, warp_q, k_ref);
       if constexpr (Place::streamed) {
-        if (!planted(Plant::no_barrier_before_v)) __syncthreads();
+        barrier(Plant::backward_no_barrier_before_v);
         load_tokens<D>(v, global_v, params.v.row, shape.tokens);
       }
       softmax(gradient, shape.tokens, shape.scale);
@@ -79,14 +79,15 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const BackwardPar
         }
       if constexpr (Place::streamed) {
         wait_for_copies();
-        __syncthreads();
+        barrier(Plant::backward_no_barrier_after_v);
       }
     }
     add_row_by_token<D, E>(gradient, dout + warp_id() * 16 * Head<D>::stride, v);
-    if constexpr (Place::streamed)
-      if (!planted(Plant::no_barrier_after_v)) __syncthreads();
+    if constexpr (Place::streamed) {
+      barrier(Plant::backward_no_barrier_before_maps);
+    }
 
-        // dA becomes dS; both maps go to shared memory.
+    // dA becomes dS; both maps go to shared memory.
 #pragma unroll
     for (int r = 0; r < 4; r += 2) {
       float inner = 0;
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const BackwardPar
     }
     store_map_by_token<D, columns, E>(gradient, k, first, head_of<T>(params.dq, batch, head), params.dq.row, warp_row,
                                       shape.rows, shape.scale);
-    if (!planted(Plant::no_barrier_before_products)) __syncthreads();
+    barrier(Plant::backward_no_barrier_before_products);
 
     const T* const left = makes_dk ? ds : a;     // transposed: tokens x rows
     const T* const right = makes_dk ? q : dout;  // rows x columns
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const BackwardPar
           if (columns % 2 == 0 || own + 2 * j < columns) mma_k16<E>(sums[j][m], t, b[j][0], b[j][1]);
       }
     }
-    if (!planted(Plant::no_barrier_before_next_tile)) __syncthreads();
+    barrier(Plant::backward_no_barrier_before_next_tile);
   }
 
   float* const partial =

@@ -37,14 +37,14 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const ForwardParams p
     if constexpr (Place::streamed)
       load_tokens<D>(k_ref, head_of<T>(params.k_ref, batch, head), params.k_ref.row, shape.tokens);
     wait_for_copies();
-    __syncthreads();
+    barrier(Plant::forward_no_barrier_after_copies);
 
     const T* const warp_q = q + warp_id() * 16 * Head<D>::stride;
     Map reference = {}, map = {};
     if constexpr (with_loss) {
       add_row_by_token<D, E>(reference, warp_q, k_ref);
       if constexpr (Place::streamed) {
-        if (!planted(Plant::no_barrier_before_v)) __syncthreads();
+        barrier(Plant::forward_no_barrier_before_v);
         load_tokens<D>(v, global_v, params.v.row, shape.tokens);
       }
       softmax(reference, shape.tokens, shape.scale);
@@ -77,11 +77,11 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const ForwardParams p
     }
     if constexpr (Place::streamed) {
       wait_for_copies();
-      __syncthreads();
+      barrier(Plant::forward_no_barrier_after_v);
     }
     store_map_by_token<D, Head<D>::tiles, E>(map, v, 0, head_of<T>(params.out, batch, head), params.out.row, warp_row,
                                              shape.rows, 1.f);
-    if (!planted(Plant::no_barrier_before_next_tile)) __syncthreads();
+    barrier(Plant::forward_no_barrier_before_next_tile);
   }
 
   if constexpr (with_loss) {
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const ForwardParams p
       return;
     }
     if (lane_id() == 0) warp_loss[warp_id()] = loss;
-    __syncthreads();
+    barrier(Plant::forward_no_barrier_before_sum);
     if (threadIdx.x == 0) {
       float sum = 0;
       for (int i = 0; i < kWarps; ++i) sum += warp_loss[i];

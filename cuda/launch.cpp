@@ -51,6 +51,7 @@ void require_shape(const Shape& shape) {
   // grid.y counts heads, and row indices are int
   require(int64_t(shape.batch) * shape.heads <= kMaxHeads, "batch times heads is at most 65535");
   require(shape.rows <= kMaxRows, "at most 2^30 rows");
+  require(shape.blocks >= 0, "the number of blocks is not negative");
 }
 
 }  // namespace

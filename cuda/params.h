@@ -30,6 +30,9 @@ struct Shape {
   int head_size = 0;  // d: 32, 40, 64, 80 or 160
   Element element = Element::bf16;
   float scale = 0;  // s, usually 1/sqrt(d)
+  // Blocks of the whole grid, about; 0: as many as suit a GPU. Tests ask for few: a block then takes several tiles of
+  // rows in small shapes too. The size of the workspace depends on it.
+  int blocks = 0;
 };
 
 // What the forward pass is for.

@@ -74,7 +74,8 @@ constexpr int ceil_div(int64_t a, int64_t b) { return static_cast<int>((a + b - 
 // Blocks that share the rows of one head. By the shape alone: a sum's order, and so its bits, are the same on every
 // device. The aim is a few blocks for each of an A100's 108 processors and otherwise as many rows as possible for each,
 // because every block reads all of K, V and K_r.
-constexpr int row_blocks(const Shape& shape, int wanted, int split) {
+constexpr int row_blocks(const Shape& shape, int usual, int split) {
+  const int wanted = shape.blocks ? shape.blocks : usual;
   const int tiles = ceil_div(shape.rows, kRows);
   const int64_t heads = int64_t(shape.batch) * shape.heads * split;
   const int share = ceil_div(wanted, heads);

@@ -23,6 +23,7 @@ void check(const Spec& spec) {
   const Run result = run(spec, inputs);
   CHECK(result.guarded);
   CHECK(result.finite);
+  CHECK(result.agrees);
   CHECK(worse_than_eager(spec, inputs, result) == "");
 }
 
@@ -59,6 +60,15 @@ TEST_CASE("every head size and element type: at most twice the plain version's e
     }
 }
 
+TEST_CASE("every head size: a block takes several tiles of rows, all of a head's or a part") {
+  for (const int d : swap::cuda::kHeadSizes)
+    for (const Element element : {Element::bf16, Element::fp16}) {
+      check({.head_size = d, .rows = 200, .batch = 1, .heads = 1, .element = element, .blocks = 1});
+      // Three tiles for two blocks: the first and the last, and the one in between.
+      check({.head_size = d, .rows = 130, .batch = 1, .heads = 1, .element = element, .blocks = 2});
+    }
+}
+
 TEST_CASE("any number of rows") {
   for (const int rows : {1, 15, 16, 17, 63, 64, 65, 129, 333}) check({.rows = rows});
   for (const int rows : {1, 17, 63}) check({.head_size = 160, .rows = rows, .heads = 1, .element = Element::fp16});
@@ -80,7 +90,8 @@ TEST_CASE("one reference for each sample, tensors that are contiguous, weights o
 }
 
 TEST_CASE("logits so large that the softmax is one token") {
-  for (const float sharpness : {30.f, 1000.f}) check({.rows = 65, .sharpness = sharpness});
+  for (const float sharpness : {30.f, 1000.f})
+    for (const int d : {40, 160}) check({.head_size = d, .rows = 65, .sharpness = sharpness});
   for (const Element element : {Element::bf16, Element::fp16})
     for (const int d : {40, 160}) {
       // As large as the types let them be: in fp16 with more of either, dK itself is beyond 65504.
@@ -92,17 +103,19 @@ TEST_CASE("logits so large that the softmax is one token") {
 }
 
 TEST_CASE("weights of zero: no loss, and no gradient of one") {
-  Spec spec{.weights = Weights::zeros};
-  const auto inputs = make_inputs(spec);
-  const Run with = run(spec, inputs);
-  CHECK(with.results.loss == std::vector<double>(2, 0.0));
-  spec.with_loss = false;
-  auto plain = inputs;
-  plain.k_ref.clear();
-  const Run without = run(spec, plain);
-  CHECK(with.results.dq == without.results.dq);
-  CHECK(with.results.dk == without.results.dk);
-  CHECK(with.results.dv == without.results.dv);
+  for (const int d : {40, 160}) {
+    Spec spec{.head_size = d, .weights = Weights::zeros};
+    const auto inputs = make_inputs(spec);
+    const Run with = run(spec, inputs);
+    CHECK(with.results.loss == std::vector<double>(2, 0.0));
+    spec.with_loss = false;
+    auto plain = inputs;
+    plain.k_ref.clear();
+    const Run without = run(spec, plain);
+    CHECK(with.results.dq == without.results.dq);
+    CHECK(with.results.dk == without.results.dk);
+    CHECK(with.results.dv == without.results.dv);
+  }
 }
 
 TEST_CASE("a reference that is K itself: the loss is exactly zero") {
@@ -121,8 +134,8 @@ TEST_CASE("dloss of zero: the output's gradient alone; no dO: the loss's alone")
 }
 
 TEST_CASE("the gradient agrees with finite differences, A_r frozen at the unperturbed Q") {
-  for (const Element element : {Element::bf16, Element::fp16}) {
-    const Spec spec{.rows = 19, .tokens = 23, .element = element};
+  const auto agrees = [](const Spec& spec) {
+    CAPTURE(spec.text());
     const auto inputs = make_inputs(spec);
     const Run result = run(spec, inputs);
     std::mt19937_64 random(7);
@@ -148,13 +161,21 @@ TEST_CASE("the gradient agrees with finite differences, A_r frozen at the unpert
       along(&reference::Inputs::k, result.results.dk);
       along(&reference::Inputs::v, result.results.dv);
     }
-  }
+  };
+  for (const Element element : {Element::bf16, Element::fp16})
+    for (const int d : {40, 160}) agrees({.head_size = d, .rows = 19, .tokens = 23, .element = element});
 }
 
 TEST_CASE("the same bits every time") {
-  const Spec spec{.rows = 600, .tokens = 77, .batch = 1};
-  const auto inputs = make_inputs(spec);
-  CHECK(run(spec, inputs).hash == run(spec, inputs).hash);
+  for (const int d : {40, 160}) {
+    const Spec spec{.head_size = d, .rows = 300, .batch = 1};
+    const auto inputs = make_inputs(spec);
+    CHECK(run(spec, inputs).hash == run(spec, inputs).hash);
+  }
+}
+
+TEST_CASE("long: every number of tokens" * doctest::skip(!long_sweep())) {
+  for (int tokens = 1; tokens <= 80; ++tokens) check({.rows = 70, .tokens = tokens, .batch = 1, .heads = 1});
 }
 
 TEST_CASE("long: all sizes together" * doctest::skip(!long_sweep())) {

@@ -74,7 +74,8 @@ extern thread_local Block* current_block;
 [[noreturn]] void fail(const char* why);
 
 // Every lane leaves its operand in its slot; the last to arrive does the operation for all; each takes its result.
-// `operation` tells kinds apart: lanes that come to different ones are an error.
+// `operation` tells kinds apart: lanes that come to different ones are an error. To ThreadSanitizer this orders
+// nothing: PTX promises no order of memory for shfl, mma and ldmatrix, though all lanes come to them.
 template <class T>
 void exchange(int operation, T& value, void (*work)(Slot*)) {
   const Quiet quiet;
@@ -85,20 +86,16 @@ void exchange(int operation, T& value, void (*work)(Slot*)) {
   if (warp.arrived == 0) warp.operation = operation;
   if (warp.operation != operation) fail("the lanes of a warp came to different operations");
   slots[thread.lane].as<T>() = value;
-  release(slots);
   if (++warp.arrived == 32) {
-    acquire(slots);
     work(slots);
     warp.arrived = 0;
     warp.phase ^= 1;
     block.counted.warp_operations++;
     block.met(thread.warp);
-    release(slots);
     for (unsigned lane = 0; lane < 32; ++lane) block.threads[thread.warp * 32 + lane]->state = State::ready;
   } else {
     block.wait(State::at_warp);
   }
-  acquire(slots);
   value = slots[thread.lane].as<T>();
 }
 

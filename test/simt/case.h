@@ -19,6 +19,7 @@ struct Spec {
   bool with_dout = true;
   float sharpness = 1;  // of the logits: their standard deviation, about
   float dloss = 1;      // in units that make both gradients about equal
+  int blocks = 0;       // of the whole grid; 0: the kernels' own choice. 1: a block takes all rows of a head
   uint64_t seed = 1;
   std::string text() const;
 };
@@ -30,6 +31,7 @@ struct Run {
   uint64_t hash = 0;    // of every bit that was written
   bool guarded = true;  // nothing was written beside the outputs
   bool finite = true;   // no NaN, no infinity, nothing left out
+  bool agrees = true;   // O beside the maps has the bits of O alone, or of O beside the loss
 };
 
 // Forward (with the loss where there is one, else plain), the maps, and backward.

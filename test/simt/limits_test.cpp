@@ -44,6 +44,19 @@ TEST_CASE("row blocks cover all rows, none is empty, and only the shape decides"
       }
 }
 
+TEST_CASE("blocks take several tiles of rows where there are many heads, or where few blocks are asked for") {
+  CHECK(forward_blocks({1, 8, 4096, 77, 40, Element::bf16, 1}) == 64);      // a block a tile
+  CHECK(forward_blocks({2, 8, 4096, 77, 40, Element::bf16, 1}) == 32);      // two tiles each
+  CHECK(backward_blocks({4, 32, 300, 77, 160, Element::bf16, 1}, 2) == 1);  // all five
+  for (const int d : kHeadSizes) {
+    const Shape usual{2, 2, 200, 77, d, Element::bf16, 1}, few{2, 2, 200, 77, d, Element::bf16, 1, 1};
+    CHECK(forward_blocks(usual) == 4);
+    CHECK(forward_blocks(few) == 1);
+    CHECK(workspace_bytes(usual, Form::loss) == 4 * workspace_bytes(few, Form::loss));
+    CHECK(workspace_bytes_backward(usual) == 4 * workspace_bytes_backward(few));
+  }
+}
+
 TEST_CASE("the workspace of a step of Stable Diffusion 1.5 is a few megabytes") {
   const Shape shape{4, 8, 4096, 77, 40, Element::bf16, 1};
   CHECK(workspace_bytes(shape, Form::plain) == 0);
@@ -90,6 +103,9 @@ TEST_CASE("params that break their contract are refused before a launch") {
   refused(p);
   p = params;
   p.shape.batch = 70000;
+  refused(p);
+  p = params;
+  p.shape.blocks = -1;
   refused(p);
   refused(params, Form::loss);
   refused(params, Form::maps);

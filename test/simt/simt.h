@@ -39,7 +39,11 @@ struct Options {
   Order order = Order::up;
   bool copies_land_late = true;  // at the wait; else at once
   uint64_t seed = 1;             // of the shuffled orders
-  int workers = 1;               // host threads that share the blocks
+#if defined(SIMT_TSAN)
+  int workers = 2;  // host threads that share the blocks; two, to see races between blocks too
+#else
+  int workers = 1;
+#endif
 };
 extern Options options;
 
