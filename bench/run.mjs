@@ -250,7 +250,7 @@ if (!values['no-mini']) {
     [{ do: 'picture', steps: 30 }],
     rounds,
   )
-  const learnt = await compare('the embedded model learns', mini, [ours(mini, 'float32')], [{ do: 'learn' }], 1)
+  const learnt = await compare('the embedded model learns', mini, [ours(mini, 'auto')], [{ do: 'learn' }], 1)
   Object.assign(small.results, learnt.results)
   sections.push(['The embedded model, float32', small])
 }
@@ -288,7 +288,7 @@ ${sections.map(([title, result]) => `## ${title} (${result.count} ${result.count
 - *guided sampling step*: DDIM, prompt and negative prompt in one batch of 2. OpenVINO runs the U-Net alone, without a
   scheduler and guidance around it.
 - All run with \`OMP_WAIT_POLICY=PASSIVE\`, as this package sets it for itself; it is not the default of the peers.
-- *a subject is learnt*: once, with the embedded model's own settings; no peer does the same.
+- *a subject is learnt*: once, with the embedded model's own settings and dtype; no peer does the same.
 - *VAE decode*: from the last step to the pixels.
 - *open*: from the call to a model that is ready, with its files in the system's cache. For us that is loading LibTorch,
   too, and a text encoder that stays in float32; diffusers has imported PyTorch by then, which *start the process and open*

@@ -3,6 +3,12 @@
 #include "runtime/recompute.h"
 
 namespace swap {
+namespace {
+
+// Bytes that the layers may keep for the gradient; where it would be more, they are taken again.
+constexpr size_t kKept = size_t(64) << 20;
+
+}  // namespace
 
 TextEncoder::TextEncoder(const Scope& scope, const TextEncoderSpec& spec) : spec_(spec) {
   const int64_t d = spec.width;
@@ -38,10 +44,13 @@ EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel,
   const auto used = static_cast<size_t>(spec_.layers - spec_.skip_layers);
   EncodedText result;
   auto x = embeddings + positions_.narrow(0, 0, embeddings.size(1));
+  // A layer keeps some fourteen times its input for the gradient, and all layers' waits for the U-Net's way back.
+  const bool sparing = 14 * x.nbytes() * layers_.size() > kKept;
   for (size_t i = 0; i < (whole ? layers_.size() : used); ++i) {
     if (i == used) result.states = x;
-    // What a layer keeps is some twenty times its input, and all layers' would wait for the U-Net's way back.
-    x = recompute([this, i](const at::Tensor& input) { return apply(layers_[i], input); }, cancel.at(x));
+    x = cancel.at(x);
+    x = sparing ? recompute([this, i](const at::Tensor& input) { return apply(layers_[i], input); }, x)
+                : apply(layers_[i], x);
   }
   if (!result.states.defined()) result.states = x;
   if (spec_.final_norm) result.states = final_norm_(result.states);
