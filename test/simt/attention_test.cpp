@@ -42,7 +42,9 @@ TEST_CASE("the list of every make of the op, where there is a kernel for the hea
              .batch = int(shape.batch),
              .heads = int(shape.heads),
              .element = element,
-             .weights = shape.weighted ? Weights::random : Weights::ones,
+             .weights = shape.weight == 0 ? Weights::zeros
+                        : shape.weighted  ? Weights::random
+                                          : Weights::ones,
              .with_loss = shape.reference,
              .shared_reference = !shape.per_sample,
              .with_dout = shape.dout != 0,
