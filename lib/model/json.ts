@@ -101,7 +101,7 @@ export class Config {
 
   unsupported(key: string, hint?: string): SwapError {
     return new SwapError('SWAP_MODEL_UNSUPPORTED', `"${this.file}": ${key} ${show(this.get(key))} is not supported`, {
-      hint: hint ?? 'choose a model of the Stable Diffusion 1.x or 2.x architecture',
+      hint: hint ?? 'choose a model of the Stable Diffusion 1.x, 2.x or XL architecture',
     })
   }
 

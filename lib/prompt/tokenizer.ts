@@ -263,7 +263,7 @@ async function fromTokenizerJson(file: string): Promise<Omit<Parts, 'special'>> 
     throw new SwapError(
       'SWAP_TOKENIZER_UNSUPPORTED',
       `"${file}": a tokenizer of type ${show(model.get('type'))} with the word end ${show(suffix)} is not CLIP's`,
-      { hint: 'choose a model of the Stable Diffusion 1.x or 2.x architecture' },
+      { hint: 'choose a model of the Stable Diffusion 1.x, 2.x or XL architecture' },
     )
   }
   const merges = model.get('merges')

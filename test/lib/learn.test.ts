@@ -15,7 +15,7 @@ describe('learn', () => {
     const { request } = engine().learns[0]!
     expect(request).toMatchObject({
       classTokens: 1,
-      steps: 450,
+      steps: 500,
       batch: 4,
       learningRate: 0.02,
       seed: 0,

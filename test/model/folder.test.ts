@@ -67,7 +67,7 @@ describe('the embedded model', () => {
       steps: 30,
       attentionLevels: [0, 1],
       learn: {
-        steps: 450,
+        steps: 500,
         learningRate: 0.02,
         batch: 4,
         attention: { weight: 0.00001, levels: [0, 1] },

@@ -58,6 +58,16 @@ const learningRate = (settings) => {
   return Object.keys(more).length > 0 ? `; ${JSON.stringify(more)}` : ''
 }
 
+/** How one of the settings of a sweep did, next to the others. */
+const swept = (groups) => {
+  const names = Object.keys(groups.people).filter((name) => name !== 'subjects')
+  const row = (name) => ['identity', 'prompt', 'passed', 'idp'].map((figure) => mean(groups.people[name][figure]))
+  return table(
+    ['setting', 'identity', 'prompt', 'prompt passed', 'ID(P)'],
+    names.map((name) => [name, ...row(name)]),
+  )
+}
+
 const PARTS = ['text_encoder', 'unet', 'vae']
 const GROUPS = {
   scene: 'scene',
@@ -108,6 +118,9 @@ const SECTIONS = {
   attention: ({ attention: a }) =>
     a &&
     `The map of the subject's word at ${a.side} x ${a.side} has its peak on the subject in ${hits(a.peak)} drawn pictures of known layout; a place by chance would be in ${percent(a.byChance)}.`,
+  sweep: ({ sweep: s }) =>
+    s &&
+    `On ${s.groups.people.subjects} other people, ${s.prompts} prompts and ${s.seeds} seed${s.seeds === 1 ? '' : 's'} each, ${Object.values(s.settings)[0].steps} steps, as everything else is in \`swap.json\`:\n\n${swept(s.groups)}`,
   subjects: ({ subjects: s }) =>
     s &&
     `Learnt from one picture each, by the method${of(s.settings.method)} and by plain Textual Inversion (one vector for keys and values, one stage, no attention loss${learningRate(s.settings.inversion)}), ${s.prompts} prompts and ${s.seeds} seed${s.seeds === 1 ? '' : 's'}:\n\n` +
