@@ -3,6 +3,7 @@
 // in SWAP_LIBTORCH_CUDA, else the Python wheel of torch and its nvidia-* packages, about 2.5 GB, fetched once by pip into
 // .cache/libtorch-cuda. SWAP_CUDA_ARCHS names fewer archs than all, e.g. 80.
 // --tests: builds and runs the C++ tests of that build too; where there is a GPU they compute on it.
+// --bench: builds and runs bench/attention of that build: on a GPU where there is one, else on the CPU.
 // --check: compiles what meets LibTorch's CUDA against the headers of the CPU build, for CI; fetches and links nothing.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -49,21 +50,26 @@ async function check() {
   const libtorch = cpuLibtorch()
   if (!libtorch) return console.warn('! LibTorch is not here: what launches the CUDA kernels was not compiled')
   const sources = [...readdirSync(at('cpp', 'cuda')).map((name) => `cpp/cuda/${name}`), 'cpp/attention/fused_cuda.cpp']
-  await once('cuda-glue', fingerprint(['cpp/cuda', 'cpp/attention', 'cpp/runtime', 'cuda'], libtorch), () => {
-    for (const source of sources) {
-      const system = [join(libtorch, 'include'), join(libtorch, 'include/torch/csrc/api/include'), runtimeHeaders()]
-      const flags = [
-        '-std=c++20',
-        '-Wall',
-        '-Wextra',
-        '-Werror',
-        '-fsyntax-only',
-        '-DSWAP_CUDA',
-        '-DSWAP_NO_CUDA_MACROS',
-      ]
-      run(process.env.CXX ?? 'g++', [...flags, '-Icpp', ...system.flatMap((folder) => ['-isystem', folder]), source])
-    }
-  })
+  sources.push('bench/attention/attention.cpp')
+  await once(
+    'cuda-glue',
+    fingerprint(['cpp/cuda', 'cpp/attention', 'cpp/runtime', 'cuda', 'bench/attention'], libtorch),
+    () => {
+      for (const source of sources) {
+        const system = [join(libtorch, 'include'), join(libtorch, 'include/torch/csrc/api/include'), runtimeHeaders()]
+        const flags = [
+          '-std=c++20',
+          '-Wall',
+          '-Wextra',
+          '-Werror',
+          '-fsyntax-only',
+          '-DSWAP_CUDA',
+          '-DSWAP_NO_CUDA_MACROS',
+        ]
+        run(process.env.CXX ?? 'g++', [...flags, '-Icpp', ...system.flatMap((folder) => ['-isystem', folder]), source])
+      }
+    },
+  )
   say(
     `what launches the CUDA kernels compiles (${sources.join(', ')}); it was not linked: npm run build:cuda does that`,
   )
@@ -75,6 +81,7 @@ async function build() {
     process.exit(1)
   }
   const tests = process.argv.includes('--tests')
+  const bench = process.argv.includes('--bench')
   const libtorch = process.env.SWAP_LIBTORCH_CUDA ?? (await fetchLibtorch())
   const archs = process.env.SWAP_CUDA_ARCHS
   const folder = at('build', 'cuda')
@@ -82,14 +89,15 @@ async function build() {
   say('native build for CUDA')
   run('cmake', [
     ...['-S', root, '-B', folder, '-DCMAKE_BUILD_TYPE=Release', '-DSWAP_CUDA=ON'],
-    ...[`-DSWAP_LIBTORCH=${libtorch}`, `-DSWAP_OUTPUT=${output}`, `-DSWAP_TESTS=${tests ? 'ON' : 'OFF'}`],
+    ...[`-DSWAP_LIBTORCH=${libtorch}`, `-DSWAP_OUTPUT=${output}`, `-DSWAP_TESTS=${tests || bench ? 'ON' : 'OFF'}`],
     // A build of few archs before this one must not be remembered.
     archs ? `-DCMAKE_CUDA_ARCHITECTURES=${archs.replaceAll(',', ';')}` : '-UCMAKE_CUDA_ARCHITECTURES',
   ])
-  const targets = ['swap_engine_cuda', ...(tests ? ['cpp_tests'] : [])]
+  const targets = ['swap_engine_cuda', ...(tests ? ['cpp_tests'] : []), ...(bench ? ['attention_bench'] : [])]
   run('cmake', ['--build', folder, '--target', ...targets, '--parallel', process.env.SWAP_JOBS ?? '2'])
   say(`${join(output, 'libswap_engine_cuda.so')}; to compute with it: SWAP_LIBTORCH=${libtorch}`)
   if (tests) run(join(folder, 'cpp_tests'), [])
+  if (bench) run(join(folder, 'attention_bench'), [])
 }
 
 await (process.argv.includes('--check') ? check() : build())

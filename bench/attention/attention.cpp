@@ -2,7 +2,7 @@
 // LibTorch beside it), on the cross-attention layers of SD 1.5 and SDXL: time, memory, error. Prints Markdown.
 //
 // The makes of a row take turns in one run, and a ratio is the median of the turns' ratios: what else the machine does
-// meanwhile hits all of them alike.
+// meanwhile hits all of them alike. On a GPU, in the build for CUDA, where there is one; else on the CPU.
 #include <ATen/Parallel.h>
 #include <c10/core/CPUAllocator.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -22,7 +22,9 @@
 
 #include "attention/cpu/kernels.h"
 #include "attention/fused_cpu.h"
+#include "attention/fused_cuda.h"
 #include "attention/split_attention.h"
+#include "device.h"
 
 using namespace swap;
 
@@ -63,6 +65,9 @@ struct Layer {
 const std::vector<Layer> kLayers = {{"SD 1.5", 8, 4096, 40}, {"SD 1.5", 8, 1024, 80}, {"SD 1.5", 8, 256, 160},
                                     {"SD 1.5", 8, 64, 160},  {"SDXL", 10, 4096, 64},  {"SDXL", 20, 1024, 64}};
 
+// Where all of it is computed.
+at::Device device = at::kCPU;
+
 struct Tensors {
   at::Tensor q, k, v, k_ref, weights, dout, dloss;
 };
@@ -70,11 +75,12 @@ struct Tensors {
 Tensors make_tensors(const Layer& layer, int64_t batch, at::ScalarType dtype) {
   at::manual_seed(1);
   const auto rows = [&](int64_t b, int64_t n) {
-    return at::randn({b, n, layer.heads, layer.width}).to(dtype).transpose(1, 2);
+    return at::randn({b, n, layer.heads, layer.width}).to(device, dtype).transpose(1, 2);
   };
-  Tensors t{rows(batch, layer.queries), rows(batch, 77), rows(batch, 77), rows(1, 77), at::rand({77}), {}, {}};
+  Tensors t{
+      rows(batch, layer.queries), rows(batch, 77), rows(batch, 77), rows(1, 77), at::rand({77}).to(device), {}, {}};
   t.dout = rows(batch, layer.queries);
-  t.dloss = at::rand({batch});
+  t.dloss = at::rand({batch}).to(device);
   return t;
 }
 
@@ -91,6 +97,7 @@ const cpu::Kernel& kernel_for(at::ScalarType dtype) {
 }
 
 SplitAttentionResult fused(const Tensors& t) {
+  if (device.is_cuda()) return split_attention_fused_cuda(cuda_launcher(), t.q, t.k, t.v, t.k_ref, t.weights);
   return split_attention_fused_cpu(kernel_for(t.q.scalar_type()), t.q, t.k, t.v, t.k_ref, t.weights);
 }
 
@@ -117,8 +124,10 @@ std::vector<at::Tensor> run(const Op& op, const Tensors& t, bool backward) {
 }
 
 double seconds_of(const Op& op, const Tensors& t, bool backward, int repeats) {
+  if (device.is_cuda()) gpu::wait();
   const auto begin = std::chrono::steady_clock::now();
   for (int i = 0; i < repeats; ++i) run(op, t, backward);
+  if (device.is_cuda()) gpu::wait();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / repeats;
 }
 
@@ -128,6 +137,12 @@ double median(std::vector<double> x) {
 }
 
 int64_t peak_of(const Op& op, const Tensors& t, bool backward) {
+  if (device.is_cuda()) {
+    gpu::reset_peak();
+    const int64_t before = gpu::used();
+    run(op, t, backward);
+    return gpu::peak() - before;
+  }
   const int64_t before = CountingAllocator::used;
   CountingAllocator::peak = before;
   run(op, t, backward);
@@ -204,8 +219,9 @@ std::string processor() {
 double megabytes(int64_t bytes) { return static_cast<double>(bytes) / 1e6; }
 
 void table(at::ScalarType dtype) {
-  const bool bf16 = dtype == at::kBFloat16;
-  std::printf("\n## %s: `cpu-%s`\n\n", bf16 ? "bfloat16" : "float32", kernel_for(dtype).name);
+  const char* name = dtype == at::kBFloat16 ? "bfloat16" : dtype == at::kHalf ? "float16" : "float32";
+  const auto make = device.is_cuda() ? std::string("cuda") : std::string("cpu-") + kernel_for(dtype).name;
+  std::printf("\n## %s: `%s`\n\n", name, make.c_str());
   std::printf(
       "| layer | N | d | B | forward + loss ms | x eager | x sdpa + loss | and backward ms | x eager | x sdpa + loss "
       "| inference ms | x sdpa | memory MB | eager's | worst error | eager's |\n"
@@ -250,6 +266,13 @@ void table(at::ScalarType dtype) {
 
 int main() {
   c10::SetCPUAllocator(&counting, 255);
+  if (gpu::is_there() && cuda_launcher()) {
+    device = at::Device(at::kCUDA, 0);
+    std::printf("%s, LibTorch %s.\n", gpu::name().c_str(), TORCH_VERSION);
+    table(at::kBFloat16);
+    table(at::kHalf);
+    return 0;
+  }
   std::printf("%s, %d threads, LibTorch %s.\n", processor().c_str(), at::get_num_threads(), TORCH_VERSION);
   table(at::kBFloat16);
   table(at::kFloat);
