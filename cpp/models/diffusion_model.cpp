@@ -11,8 +11,8 @@ namespace {
 std::vector<TextEncoder> read_text_encoders(WeightStore& store, const ModelSpec& spec) {
   std::vector<TextEncoder> encoders;
   for (size_t i = 0; i < spec.text_encoders.size(); ++i) {
-    // Always fp32: a subject's vectors are learnt through them.
-    encoders.emplace_back(Scope(store, "text_encoder." + std::to_string(i) + ".", at::kFloat), spec.text_encoders[i]);
+    encoders.emplace_back(Scope(store, "text_encoder." + std::to_string(i) + ".", at::kFloat), spec.text_encoders[i],
+                          store.compute().dtype);
   }
   return encoders;
 }

@@ -1,4 +1,5 @@
-// CLIP's text transformer. Always fp32: a subject's vectors are learnt through it.
+// CLIP's text transformer. A subject's vectors are learnt through it, so states, sums and norms are always float32; the
+// products of its layers are in bfloat16 where the model is, as under PyTorch's autocast.
 #pragma once
 
 #include <vector>
@@ -15,7 +16,8 @@ struct EncodedText {
 
 class TextEncoder {
  public:
-  TextEncoder(const Scope& scope, const TextEncoderSpec& spec);
+  // scope: float32. dtype: that of the model.
+  TextEncoder(const Scope& scope, const TextEncoderSpec& spec, at::ScalarType dtype);
 
   // ids [B, L] -> token embeddings [B, L, width], without positions
   at::Tensor embed(const at::Tensor& ids) const;
@@ -39,7 +41,7 @@ class TextEncoder {
     Linear q, k, v, out, fc1, fc2;
   };
 
-  at::Tensor apply(const Layer& layer, const at::Tensor& x) const;
+  at::Tensor apply(const Layer& layer, const at::Tensor& x, const at::Tensor& mask) const;
   EncodedText run(const at::Tensor& embeddings, const Cancel& cancel, bool whole) const;
 
   TextEncoderSpec spec_;

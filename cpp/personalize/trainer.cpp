@@ -108,11 +108,8 @@ Trainer::Trainer(const DiffusionModel& model, const LearnRequest& request, Cance
   const auto counts = [&](int64_t level) { return std::count(levels.begin(), levels.end(), level); };
   for (const int64_t level : request_.attention_levels) {
     if (counts(level) == 0) {
-      throw Error("SWAP_OPTION_LEVELS",
-                  "attention.levels: the model has no cross-attention at level " + std::to_string(level),
-                  "levels count from 0, the latents' own resolution; this model has cross-attention at " +
-                      std::to_string(*std::min_element(levels.begin(), levels.end())) + " to " +
-                      std::to_string(*std::max_element(levels.begin(), levels.end())));
+      throw Error("SWAP_ENGINE_ARGUMENT",
+                  "attentionLevels: the model has no cross-attention at level " + std::to_string(level));
     }
   }
   for (const auto& t : request_.templates) {

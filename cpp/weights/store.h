@@ -77,6 +77,8 @@ class Scope {
 
   Scope operator/(const std::string& name) const { return Scope(*store_, prefix_ + name + ".", dtype_); }
   Scope operator/(int64_t index) const { return *this / std::to_string(index); }
+  // The same place, read into another dtype.
+  Scope as(at::ScalarType dtype) const { return Scope(*store_, prefix_, dtype); }
   at::Tensor read(const std::string& name, at::IntArrayRef shape,
                   at::MemoryFormat layout = at::MemoryFormat::Contiguous) const {
     return store_->read(prefix_ + name, shape, dtype_, layout);
