@@ -34,6 +34,9 @@ const steps = values.quick ? 2 : 4
 const wanted = values.peers.split(',').filter(Boolean)
 const photo = at('models', 'mini', 'people', '0.png')
 
+/** Our other side in a comparison where we run with our own dtype too. */
+const DEFAULT = 'ours by default'
+
 const median = (numbers) => {
   const sorted = numbers.toSorted((a, b) => a - b)
   const middle = Math.floor(sorted.length / 2)
@@ -48,8 +51,8 @@ if (!existsSync(`${values.model}/model_index.json`)) {
 const withOpenvino = wanted.includes('openvino') && (await setUpOpenvino(values.model))
 const withSdcpp = wanted.includes('sdcpp') && (await setUpSdcpp(values.model))
 
-const ours = (model, dtype) => ({
-  name: 'ours',
+const ours = (model, dtype, name = 'ours') => ({
+  name,
   command: [process.execPath, at('bench/peers/ours.mjs'), model, dtype, photo],
 })
 const diffusers = (model, dtype, layout) => ({
@@ -166,8 +169,23 @@ async function compare(title, model, sides, operations, count) {
   return { opened, results: summed(results), count }
 }
 
+/** Of a comparison in which we ran twice, the one of `name` and the peers, as if we had run once. */
+function between({ opened, results, count }, name) {
+  const only = (cells) => {
+    const { ours, [DEFAULT]: another, ...peers } = cells
+    return { ours: cells[name], ...peers }
+  }
+  const copy = structuredClone(results)
+  return {
+    opened: only(opened),
+    results: summed(Object.fromEntries(Object.entries(copy).map(([k, cells]) => [k, only(cells)]))),
+    count,
+  }
+}
+
 const LABELS = {
   'train step': 'training step',
+  'train unencoded': '– without encoding the photo',
   'sample step': 'guided sampling step',
   'sample decode': 'VAE decode',
   'learn whole': 'a subject is learnt',
@@ -232,14 +250,23 @@ if (!values['no-fp32']) {
   const full = await compare(
     'Stable Diffusion 1.5 in float32',
     values.model,
-    [ours(values.model, 'float32'), diffusers(values.model, 'float32', 'contiguous')],
+    [
+      ours(values.model, 'float32'),
+      diffusers(values.model, 'float32', 'contiguous'),
+      ours(values.model, 'auto', DEFAULT),
+    ],
     [
       { do: 'train', steps: 1 },
       { do: 'sample', steps: 1 },
     ],
     values.quick ? 1 : 3,
   )
-  sections.push(["Stable Diffusion 1.5, 512 px, float32: diffusers' default", full])
+  const { [DEFAULT]: info } = full.opened
+  sections.push(["Stable Diffusion 1.5, 512 px, float32: diffusers' default", between(full, 'ours')])
+  sections.push([
+    `Stable Diffusion 1.5, 512 px, each as it comes: ours ${info.info.dtype}, diffusers float32`,
+    between(full, DEFAULT),
+  ])
 }
 if (!values['no-mini']) {
   const mini = at('models', 'mini')

@@ -44,8 +44,12 @@ def now() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
+def difference(earlier: tuple, later: tuple) -> tuple:
+    return tuple(end - begin for begin, end in zip(earlier, later))
+
+
 def intervals(marks: list) -> list:
-    return [[end - begin for begin, end in zip(earlier, later)] for earlier, later in zip(marks, marks[1:])]
+    return [difference(earlier, later) for earlier, later in zip(marks, marks[1:])]
 
 
 def split(parts: dict) -> dict:
@@ -79,9 +83,12 @@ class Training:
         size = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.pixels = torch.rand(1, 3, size, size) * 2 - 1
 
-    def step(self) -> None:
+    def step(self) -> tuple[float, float]:
+        """What the VAE took of it, as of now()."""
         pixels = self.pixels.to(dtype)
+        begin = now()
         latents = self.vae.encode(pixels).latent_dist.sample().detach() * self.vae.config.scaling_factor
+        encoding = difference(begin, now())
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, self.scheduler.config.num_train_timesteps, (1,))
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
@@ -98,14 +105,16 @@ class Training:
         with torch.no_grad():
             self.embeddings.weight[kept] = self.original[kept]
         loss.item()
+        return encoding
 
     def train(self, steps: int):
         """As ours: the first step does not count."""
-        marks = []
+        marks, encodings = [], []
         for _ in range(steps + 1):
-            self.step()
+            encodings.append(self.step())
             marks.append(now())
-        return {"step": intervals(marks)}
+        whole = intervals(marks)
+        return {"step": whole, "unencoded": [difference(e, w) for e, w in zip(encodings[1:], whole)]}
 
 
 class Sampling:
