@@ -54,13 +54,13 @@ const CHECKPOINT_EVERY = 50
 export async function learn(session: Session, given: LearnOptions, context: JobContext<LearnEvent>): Promise<Subject> {
   const { model, engine, engineInfo, loras } = session
   const options = parseOptions(learnSchema, given, 'learn()')
-  const { isInpainting } = await import('./model/index.ts')
+  const { attendingLevels, isInpainting } = await import('./model/index.ts')
   if (isInpainting(model)) {
     throw new SwapError('SWAP_MODEL_UNSUPPORTED', `"${model.name}" is an inpainting model: nothing is learnt on it`, {
       hint: 'learn on the text-to-image model that it was made from; the subject can then be drawn with both',
     })
   }
-  const levels = chosenLevels(options, model)
+  const levels = chosenLevels(options, model, attendingLevels(model.spec))
   const resume = options.resume === undefined ? undefined : await readResume(options.resume)
   if (resume) checkSettings(resume)
   const checkpoint = await openCheckpoint(options, context)
@@ -172,20 +172,11 @@ function settle(
   }
 }
 
-/** The levels that have cross-attention; the middle block is of the coarsest. */
-function attentionLevels(model: Model): number[] {
-  const { levels, midAttention } = model.spec.unet
-  return levels.flatMap(({ downAttention, upAttention }, level) =>
-    downAttention || upAttention || (midAttention && level === levels.length - 1) ? [level] : [],
-  )
-}
-
 /** A level without cross-attention would be a loss that is silently 0. */
-function chosenLevels({ attention }: Options, model: Model): number[] | undefined {
+function chosenLevels({ attention }: Options, model: Model, there: readonly number[]): number[] | undefined {
   const levels = attention?.levels
   if (levels === undefined) return undefined
   if (levels === 'all') return []
-  const there = attentionLevels(model)
   const missing = levels.find((level) => !there.includes(level))
   if (missing !== undefined) {
     const option = 'option "attention.levels" of learn()'

@@ -7,11 +7,10 @@ import * as v from 'valibot'
 import { SwapError } from './errors.ts'
 import type { ImageInput } from './image/index.ts'
 import { Subject } from './subject.ts'
+import { NAME } from './subject_name.ts'
 
 /** Most pixels a side of a generated picture. */
 export const MAX_SIZE = 2048
-/** A subject's name: what stands in the angle brackets of its placeholder. */
-export const NAME = /^[A-Za-z][\w-]{0,63}$/
 
 export const SCHEDULERS = ['ddim', 'pndm', 'euler', 'euler-a', 'dpm++2m', 'dpm++2m-karras', 'unipc', 'lcm'] as const
 
@@ -173,9 +172,9 @@ export const learnSchema = object({
   mask: v.optional(image),
   /** `'split'`: vectors of their own for K and for V; `'shared'`: one for both. Default `'split'`. */
   conditioning: v.optional(oneOf(['split', 'shared'])),
-  /** `'attention'`: through the self-attention module; `'direct'`: the vectors themselves. Default `'attention'`. */
+  /** `'attention'`: through the self-attention module; `'direct'`: the vectors themselves. Default: the model's, else `'attention'`. */
   parametrization: v.optional(oneOf(['attention', 'direct'])),
-  /** Prompts to learn with, `{}` where the subject goes. Default: the class's. */
+  /** Prompts to learn with, `{}` where the subject goes. Default: the model's, else the class's. */
   templates: v.optional(
     v.pipe(
       v.array(template, 'must be a list of prompts'),

@@ -12,13 +12,13 @@ import { readFileLimited, safetensorsReason, writeFileAtomic } from './files.ts'
 import { readSafetensors, writeSafetensors } from './model/safetensors.ts'
 import type { NativeTensor, SubjectVectors } from './native.ts'
 import { isTorchFile } from './pickle/index.ts'
+import { NAME } from './subject_name.ts'
 
 /** A file that is larger is none of ours: SDXL's largest subject has 5 MB. */
 const MAX_BYTES = 64 * 2 ** 20
 const FORMAT = 'swap-subject'
 /** `kind` of a subject that was another program's embedding. */
 const EMBEDDING = 'embedding'
-const NAME = /^[A-Za-z][\w-]{0,63}$/
 /** The file's tensors, one K and one V for each text encoder. */
 const TENSORS = [
   ['sefi.k', 'sefi.v'],

@@ -27,6 +27,7 @@ interface LearnFlags extends ModelFlags {
   crop?: Exclude<LearnOptions['crop'], undefined>
   mask?: string
   conditioning?: 'split' | 'shared'
+  parametrization?: 'attention' | 'direct'
   template?: string[]
   resume?: string
   force?: boolean
@@ -56,6 +57,12 @@ export function addLearn(program: Command): void {
         '--conditioning <kind>',
         'vectors of their own for keys and values, or one for both (default: split)',
       ).choices(['split', 'shared']),
+    )
+    .addOption(
+      new Option(
+        '--parametrization <kind>',
+        "vectors through the self-attention module, or themselves (default: the model's)",
+      ).choices(['attention', 'direct']),
     )
     .option('--template <text>', 'a prompt to learn with, {} where the subject goes; may repeat', collect)
     .option('--resume <file>', 'go on from the file that an interrupted run left')
@@ -90,6 +97,7 @@ export function addLearn(program: Command): void {
           crop: flags.crop,
           mask: flags.mask,
           conditioning: flags.conditioning,
+          parametrization: flags.parametrization,
           templates: flags.template,
           resume: flags.resume,
           checkpoint: resumeFile,

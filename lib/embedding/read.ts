@@ -14,6 +14,7 @@ import { SwapError } from '../errors.ts'
 import { show } from '../model/json.ts'
 import type { NativeTensor } from '../native.ts'
 import type { Inert, TorchTensor } from '../pickle/index.ts'
+import { NAME } from '../subject_name.ts'
 
 /** What such a file says. */
 export interface Embedding {
@@ -27,7 +28,6 @@ export interface Embedding {
   model?: string | undefined
 }
 
-const NAME = /^[A-Za-z][\w-]{0,63}$/
 /** Names of tensors that say nothing of what is called so. */
 const PLAIN = new Set(['emb_params', 'emp_params', '*'])
 /** OneTrainer's vectors that are added behind the text encoder. */

@@ -8,8 +8,6 @@ const FAMILIES = ['sd1', 'sd2', 'sdxl', 'mini', 'custom'] as const
 
 /** Options that a caller leaves out take these. */
 export interface ModelDefaults {
-  /** Downsampling levels of the attention loss, 0 the finest. */
-  attentionLevels: number[]
   guidanceScale: number
   /** Denoising steps. */
   steps: number
@@ -17,6 +15,7 @@ export interface ModelDefaults {
     steps: number
     learningRate: number
     batch: number
+    /** `levels`: downsampling levels of the attention loss, 0 the finest. */
     attention: { weight: number; levels: number[] }
     parametrization: LearnRequest['parametrization']
     /** Prompts to learn with, for every class; undefined: the package's own. */
@@ -53,7 +52,6 @@ export async function readDefaults(
   return {
     family,
     defaults: {
-      attentionLevels: levels,
       guidanceScale: own.number('guidanceScale', spec.unet.pooledWidth ? 5 : 7.5),
       steps: own.integer('steps', 30, 1, 1000),
       learn: {
@@ -93,7 +91,8 @@ function attends({ unet }: ModelSpec, level: number): boolean {
   return at.downAttention || at.upAttention || (unet.midAttention && level === unet.levels.length - 1)
 }
 
-function attendingLevels(spec: ModelSpec): number[] {
+/** The levels that have cross-attention, 0 the finest; the middle block is of the coarsest. */
+export function attendingLevels(spec: ModelSpec): number[] {
   return spec.unet.levels.map((_, level) => level).filter((level) => attends(spec, level))
 }
 

@@ -17,7 +17,7 @@ import { textEncoderSpec } from './text_encoder.ts'
 import { unetSpec } from './unet.ts'
 import { vaeSpec } from './vae.ts'
 
-export type { Family, ModelDefaults } from './defaults.ts'
+export { attendingLevels, type Family, type ModelDefaults } from './defaults.ts'
 export { noiseSpec, type SchedulerFile, type SchedulerName, schedulerSpec } from './scheduler.ts'
 export type { SingleFileOptions } from './single_file.ts'
 

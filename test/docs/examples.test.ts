@@ -14,7 +14,7 @@ import { controlSpecFor, writeControl } from '../model/control_kit.ts'
 
 /** Pictures that are there before an example runs. */
 const GIVEN = ['me.png', 'mask.png', 'edges.png']
-const PAGES = ['img2img', 'inpaint', 'controlnet', 'lora', 'single-files']
+const PAGES = ['img2img', 'inpaint', 'controlnet', 'lora', 'single-files', 'lcm', 'prompts']
 const root = packageRoot()
 const photo = join(root, 'models', 'mini', 'people', '0.png')
 

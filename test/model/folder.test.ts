@@ -65,7 +65,6 @@ describe('the embedded model', () => {
     expect(mini.defaults).toMatchObject({
       guidanceScale: 5,
       steps: 30,
-      attentionLevels: [0, 1],
       learn: {
         steps: 500,
         learningRate: 0.02,
@@ -109,7 +108,6 @@ describe('a folder', () => {
       defaults: {
         guidanceScale: 3,
         steps: 30,
-        attentionLevels: [0],
         learn: { steps: 7, learningRate: 1e-4, batch: 1, parametrization: 'direct' },
       },
     })
@@ -117,7 +115,7 @@ describe('a folder', () => {
 
   test('without swap.json takes the usual levels that have attention', async () => {
     const { defaults } = await readModel(model())
-    expect(defaults.attentionLevels).toEqual([1])
+    expect(defaults.learn.attention.levels).toEqual([1])
     expect(defaults).toMatchObject({
       guidanceScale: 7.5,
       steps: 30,
