@@ -118,9 +118,13 @@ const SECTIONS = {
   attention: ({ attention: a }) =>
     a &&
     `The map of the subject's word at ${a.side} x ${a.side} has its peak on the subject in ${hits(a.peak)} drawn pictures of known layout; a place by chance would be in ${percent(a.byChance)}.`,
-  sweep: ({ sweep: s }) =>
-    s &&
-    `On ${s.groups.people.subjects} other people, ${s.prompts} prompts and ${s.seeds} seed${s.seeds === 1 ? '' : 's'} each, ${Object.values(s.settings)[0].steps} steps, as everything else is in \`swap.json\`:\n\n${swept(s.groups)}`,
+  sweeps: ({ sweeps }) =>
+    sweeps
+      ?.map(
+        ({ title, groups, prompts, seeds }) =>
+          `${title}, on ${groups.people.subjects} other people, ${prompts} prompts and ${seeds} seed${seeds === 1 ? '' : 's'} each:\n\n${swept(groups)}`,
+      )
+      .join('\n\n'),
   subjects: ({ subjects: s }) =>
     s &&
     `Learnt from one picture each, by the method${of(s.settings.method)} and by plain Textual Inversion (one vector for keys and values, one stage, no attention loss${learningRate(s.settings.inversion)}), ${s.prompts} prompts and ${s.seeds} seed${s.seeds === 1 ? '' : 's'}:\n\n` +

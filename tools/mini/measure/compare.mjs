@@ -3,7 +3,8 @@
 // drawn with the same prompts and seeds, and scored by the measuring nets (needs onnxruntime-node; build the package
 // first). What is there already is not made again, so the command can be stopped at any time. Settings other than the
 // model's own: --method '{"steps":300}' and --inversion '{"learningRate":0.002}', in learn()'s options. To choose among
-// settings (on other subjects than those that are reported): --settings FILE, a JSON object of names and learn()'s options.
+// settings (on other subjects than those that are reported): --settings FILE, a JSON object of names and learn()'s options;
+// its figures are a list of sweeps, to which this one is added under --title.
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -21,6 +22,7 @@ const { values } = parseArgs({
     method: { type: 'string', default: '{}' },
     inversion: { type: 'string', default: '{}' },
     settings: { type: 'string' },
+    title: { type: 'string', default: '' },
     nets: { type: 'string' },
     sheet: { type: 'string' },
     figures: { type: 'string' },
@@ -227,8 +229,11 @@ figures.seconds = rounded({
 console.log(JSON.stringify(figures, null, 1))
 if (values.figures) {
   const all = existsSync(values.figures) ? JSON.parse(readFileSync(values.figures, 'utf8')) : {}
-  const key = values.settings ? 'sweep' : 'subjects'
-  writeFileSync(values.figures, `${JSON.stringify({ ...all, [key]: figures }, null, 1)}\n`)
+  if (values.settings) {
+    const others = (all.sweeps ?? []).filter(({ title }) => title !== values.title)
+    all.sweeps = [...others, { title: values.title, ...figures }]
+  } else all.subjects = figures
+  writeFileSync(values.figures, `${JSON.stringify(all, null, 1)}\n`)
 }
 if (values.sheet) {
   // People and things have other prompts: where the columns' words do not hold, the pictures say theirs.
