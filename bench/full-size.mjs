@@ -148,8 +148,7 @@ ${number(totalmem() / GB, 0)} GB of memory. Times are of one run on a shared mac
 ${table.join('\n')}
 
 Opening never holds the weights twice: tensor by tensor they are read into the dtype that is computed in. What the peak
-after opening has beyond them is LibTorch, Node and a staging buffer of 256 KB a thread. The text encoders stay in float32, in
-which subjects are learnt: 3 GB of Stable Diffusion XL's weights.
+after opening has beyond them is LibTorch, Node and what is being read.
 `,
   )
   say('docs/full-size.md')

@@ -318,8 +318,7 @@ ${sections.map(([title, result]) => `## ${title} (${result.count} ${result.count
 - *a subject is learnt*: once, with the embedded model's own settings and dtype; no peer does the same.
 - *VAE decode*: from the last step to the pixels.
 - *open*: from the call to a model that is ready, with its files in the system's cache. For us that is loading LibTorch,
-  too, and a text encoder that stays in float32; diffusers has imported PyTorch by then, which *start the process and open*
-  counts for both.
+  too; diffusers has imported PyTorch by then, which *start the process and open* counts for both.
 - stable-diffusion.cpp (*sd.cpp*) by its Python package, built for this processor, with the float16 weights as they are;
   it runs the U-Net twice a step, and has one round, for it takes many times as long. OpenVINO keeps float16 weights too, and computes in bfloat16.
 

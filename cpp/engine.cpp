@@ -97,6 +97,7 @@ class TorchEngine final : public Engine {
         at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
         at::globalContext().setDeterministicFillUninitializedMemory(false);
       }
+      info.attention = attention_name(compute.device, compute.dtype);
       c10::NoGradGuard no_grad;
       WeightStore store(request.tensors, compute, Cancel(hooks.cancelled), loading(hooks), request.deltas);
       model_.emplace(store, request.spec);
@@ -107,7 +108,6 @@ class TorchEngine final : public Engine {
       info.parameters = store.parameters();
       info.weight_bytes = store.bytes();
       info.libtorch = TORCH_VERSION;
-      info.attention = attention_name(compute.device, compute.dtype);
       info.cpu_features = cpu_features();
     });
   }

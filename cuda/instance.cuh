@@ -10,6 +10,12 @@
 namespace swap::cuda {
 
 template <int D, class E>
+bool Instance<D, E>::runs() {
+  return kernel_runs(forward_kernel<D, E, Form::loss>, ForwardShared<D, Form::loss>::bytes) &&
+         kernel_runs(backward_kernel<D, E, true>, BackwardShared<D, true>::bytes);
+}
+
+template <int D, class E>
 void Instance<D, E>::forward(const ForwardParams& params, Form form, Stream stream) {
   const Shape& shape = params.shape;
   const int blocks = forward_blocks(shape);

@@ -10,6 +10,8 @@ struct Fp16;
 
 template <int D, class E>
 struct Instance {
+  // True where the current device has its kernels, and the shared memory that they take.
+  static bool runs();
   static void forward(const ForwardParams& params, Form form, Stream stream);
   static void backward(const BackwardParams& params, Stream stream);
 };

@@ -103,6 +103,12 @@ void launch(const BackwardParams& params, Stream stream) {
   });
 }
 
+bool runs_here() {
+  for (const int d : kHeadSizes)
+    if (!with_head_size(d, []<int D>() { return Instance<D, Bf16>::runs() && Instance<D, Fp16>::runs(); })) return false;
+  return true;
+}
+
 size_t forward_shared_bytes(int head_size, Form form) {
   return with_head_size(head_size, [&]<int D>() {
     switch (form) {

@@ -29,6 +29,9 @@ size_t workspace_bytes_backward(const Shape& shape);
 void launch(const ForwardParams& params, Form form, Stream stream);
 void launch(const BackwardParams& params, Stream stream);
 
+// True where the current device runs the kernels: false on an arch that they were not built for.
+bool runs_here();
+
 // Dynamic shared memory of one block, bytes.
 size_t forward_shared_bytes(int head_size, Form form);
 size_t backward_shared_bytes(int head_size, bool with_loss);

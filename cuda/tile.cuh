@@ -193,11 +193,11 @@ __device__ __forceinline__ void softmax(Map& map, int tokens, float scale) {
         sum += map[n][c];
       }
     const float inverse = 1.f / row_sum(sum);
+    // Rounded here: contracted with the loss's subtraction, equal maps would differ by what rounding takes.
 #pragma unroll
-    for (int n = 0; n < kTokenTiles; ++n) {
-      map[n][r] *= inverse;
-      map[n][r + 1] *= inverse;
-    }
+    for (int n = 0; n < kTokenTiles; ++n)
+#pragma unroll
+      for (int c = r; c < r + 2; ++c) map[n][c] = __fmul_rn(map[n][c], inverse);
   }
 }
 

@@ -88,10 +88,10 @@ const lines = [
   '',
   'Written by `node scripts/cuda-limits.mjs`. **Computed, not measured**: no GPU has run these kernels. bfloat16, 77 tokens,',
   'with the loss, K_r shared by the batch. *Bytes* that must cross the memory, and what the plain version moves. The times',
-  'in microseconds are what each resource would need alone, at its full rate, and so bounds from below: *memory*, *mma*',
+  'in microseconds are what each resource would need alone, at its full rate. Bounds from below are *memory*, *mma*',
   '(tensor cores at the data sheet rate for dense bfloat16; `mma.sync` reaches about two thirds of it on an H100), *exp2*',
-  '(16 a clock and processor), *issue* (every PTX instruction of a pass, 4 warps a clock; the machine code is shorter or',
-  'longer by some). The largest is the bound. *Fill*: blocks of the grid, over those that the GPU can hold at a time.',
+  '(16 a clock and processor); *issue* is an estimate: every PTX instruction of the kernel, what a block does once too, for',
+  'each 64 rows, 4 warps a clock. The largest is what it is bound by. *Fill*: blocks of the grid, over those that the GPU can hold at a time.',
 ]
 for (const gpu of gpus) {
   lines.push('', `## ${gpu.name}`, '')

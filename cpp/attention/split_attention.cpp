@@ -6,6 +6,7 @@
 #include "attention/cpu/kernels.h"
 #include "attention/fused_cpu.h"
 #include "attention/fused_cuda.h"
+#include "runtime/error.h"
 
 namespace swap {
 namespace {
@@ -71,6 +72,10 @@ AttentionMaps attention_maps(const at::Tensor& q, const at::Tensor& k, const at:
 }
 
 std::string attention_name(at::Device device, at::ScalarType dtype) {
+  if (!wanted().empty() && !plain_attention_wanted()) {
+    throw Error("SWAP_OPTION_INVALID", "SWAP_ATTENTION is '" + wanted() + "' in the environment",
+                "it may be 'eager' or 'eager-cross', or not be set");
+  }
   if (plain_attention_wanted()) return "eager";
   if (device.is_cuda()) {
     const auto* launcher = cuda_launcher();

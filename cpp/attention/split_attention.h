@@ -41,7 +41,8 @@ SplitAttentionResult split_attention_eager(const at::Tensor& q, const at::Tensor
 bool plain_attention_wanted();
 bool plain_self_attention_wanted();
 
-// The make that inputs of this kind get: 'eager', 'cuda', or 'cpu-' and the instruction set.
+// The make that inputs of this kind get: 'eager', 'cuda', or 'cpu-' and the instruction set. Throws SWAP_OPTION_INVALID
+// where SWAP_ATTENTION asks for one that is not known.
 std::string attention_name(at::Device device, at::ScalarType dtype);
 
 }  // namespace swap

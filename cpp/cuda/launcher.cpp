@@ -8,20 +8,25 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
+#include <map>
+#include <mutex>
+
 #include "../../cuda/launch.h"
 #include "attention/fused_cuda.h"
 
 namespace swap {
 namespace {
 
-int attribute(at::Device device, cudaDeviceAttr which) {
-  int value = 0;
-  const int index = device.has_index() ? device.index() : c10::cuda::current_device();
-  return cudaDeviceGetAttribute(&value, which, index) == cudaSuccess ? value : 0;
+// Asked once for each device, for every attention layer asks.
+bool takes(at::Device device) {
+  static std::mutex mutex;
+  static std::map<int, bool> known;
+  const c10::cuda::CUDAGuard guard(device);
+  const std::lock_guard lock(mutex);
+  const int index = c10::cuda::current_device();
+  const auto found = known.find(index);
+  return found != known.end() ? found->second : (known[index] = cuda::runs_here());
 }
-
-// mma of bfloat16 and cp.async came with sm_80.
-bool takes(at::Device device) { return attribute(device, cudaDevAttrComputeCapabilityMajor) >= 8; }
 
 void* current_stream(at::Device device) { return c10::cuda::getCurrentCUDAStream(device.index()).stream(); }
 

@@ -146,8 +146,8 @@ TrainingDraw Trainer::draw(int64_t step) const {
   draw.templates.assign(j.data_ptr<int64_t>(), j.data_ptr<int64_t>() + B);
   const std::vector<int64_t> shape{B, latent_mean_.size(1), latent_mean_.size(2), latent_mean_.size(3)};
   const auto device = model_.compute.device;
-  draw.latents = latent_mean_ + latent_std_ * at::randn(shape, generator).to(device);
-  draw.noise = at::randn(shape, generator).to(device);
+  draw.latents = latent_mean_ + latent_std_ * to_device(at::randn(shape, generator), device);
+  draw.noise = to_device(at::randn(shape, generator), device);
   return draw;
 }
 
@@ -174,7 +174,7 @@ TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
   const int64_t B = static_cast<int64_t>(draw.timesteps.size());
   const auto device = model_.compute.device;
   const auto timesteps = at::tensor(draw.timesteps, at::TensorOptions().dtype(at::kLong));
-  const auto alpha = model_.alphas_cumprod.index_select(0, timesteps).to(device).view({B, 1, 1, 1});
+  const auto alpha = to_device(model_.alphas_cumprod.index_select(0, timesteps), device).view({B, 1, 1, 1});
   const auto signal = alpha.sqrt(), spread = (1 - alpha).sqrt();
   const auto noisy = signal * draw.latents + spread * draw.noise;
   const auto& prediction = model_.spec.noise.prediction_type;
@@ -198,7 +198,7 @@ TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
   if (request_.attention_weight > 0) {
     for (const int64_t j : draw.templates) context.reference.push_back(&references_[j].keys);
   }
-  const auto output = model_.unet(noisy, timesteps.to(device), context, conditions);
+  const auto output = model_.unet(noisy, to_device(timesteps, device), context, conditions);
 
   TrainingLoss result;
   auto squared = (output - target).square();

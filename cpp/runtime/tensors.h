@@ -25,6 +25,12 @@ inline at::Tensor to_host(const at::Tensor& tensor) {
   return tensor.to(at::kCPU);
 }
 
+// From the host to where it is computed. Nothing waits: the driver takes small tensors of ordinary memory over before it
+// returns, and the stream keeps the order. Without `non_blocking` LibTorch would wait for all that is queued.
+inline at::Tensor to_device(const at::Tensor& tensor, at::Device device) {
+  return tensor.to(device, tensor.scalar_type(), /*non_blocking=*/true);
+}
+
 // True where a value is infinite or none.
 inline bool has_nan(const at::Tensor& tensor) {
   return to_host(at::isfinite(tensor.detach()).all().eq(false)).item<bool>();

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/tensors.h"
+
 namespace swap {
 
 struct Noise {
@@ -28,7 +30,7 @@ struct Noise {
   }
 
   // One draw of `sample`'s shape [images, ...], float32 on its device.
-  at::Tensor like(const at::Tensor& sample) const { return draw(sample.sizes().slice(1)).to(sample.device()); }
+  at::Tensor like(const at::Tensor& sample) const { return to_device(draw(sample.sizes().slice(1)), sample.device()); }
 };
 
 }  // namespace swap

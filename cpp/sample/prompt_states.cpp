@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "runtime/tensors.h"
+
 namespace swap {
 
 PromptStates::PromptStates(const DiffusionModel& model, const PromptTokens& prompt,
@@ -73,7 +75,7 @@ at::Tensor PromptStates::embeddings(size_t encoder, const std::vector<int64_t>& 
     const auto& subject = subjects_[prompt_.slots[i].subject];
     if (!takes_part(subject)) continue;
     const auto values = at::tensor((subject.*which)[encoder]).view({subject.stages, subject.tokens, x.size(1)});
-    x = DiffusionModel::insert(x, prompt_.slots[i].position, values[stages[i]].to(x.device()));
+    x = DiffusionModel::insert(x, prompt_.slots[i].position, to_device(values[stages[i]], x.device()));
   }
   return x.view({ids_[encoder].size(0), ids_[encoder].size(1), x.size(1)});
 }
@@ -97,7 +99,7 @@ at::Tensor PromptStates::pooled(const std::vector<int64_t>& stages) const {
 
 at::Tensor PromptStates::weighted(const at::Tensor& states) const {
   if (prompt_.weights.empty()) return states;
-  const auto weights = at::tensor(prompt_.weights).to(states.device()).view({1, -1, 1});
+  const auto weights = to_device(at::tensor(prompt_.weights), states.device()).view({1, -1, 1});
   const auto scaled = states * weights;
   return scaled * (states.mean() / scaled.mean());
 }

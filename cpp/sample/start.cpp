@@ -77,7 +77,7 @@ Beginning::Distribution Beginning::encode(const at::Tensor& image, const Cancel&
 
 Start Beginning::draw(const Scheduler& scheduler, const Noise& noise) const {
   const int64_t channels = model_.spec.vae.latent_channels;
-  const auto fresh = [&] { return noise.draw({channels, height_, width_}).to(model_.compute.device); };
+  const auto fresh = [&] { return to_device(noise.draw({channels, height_, width_}), model_.compute.device); };
   const auto sampled = [&](const Distribution& of) { return of.mean + of.deviation * fresh(); };
   Start start;
   at::Tensor image;

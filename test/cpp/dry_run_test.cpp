@@ -1,10 +1,12 @@
-// Jobs on LibTorch's meta device, where tensors have shapes and no values: a tensor that was left on the CPU, or a look
-// at a value that would make a GPU wait, raises.
+// Jobs on LibTorch's meta device, where tensors have shapes and no values. A look at a value that would make a GPU wait
+// raises there. A tensor that was left on the CPU raises in some operators only, so every operator's inputs are looked at.
 #include <ATen/ExpandUtils.h>
 #include <ATen/Functions.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <tuple>
@@ -20,6 +22,59 @@
 using namespace swap;
 
 namespace {
+
+// What operators are given, from its making to its end. One at a time.
+class Watch {
+ public:
+  Watch() {
+    current_ = this;
+    handle_ = at::addGlobalCallback(at::RecordFunctionCallback(&Watch::look).needsInputs(true).scopes(
+        {at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}));
+  }
+  ~Watch() {
+    at::removeCallback(handle_);
+    current_ = nullptr;
+  }
+
+  // Operators that got tensors of the CPU, numbers aside, beside those of the device.
+  std::vector<std::string> strangers;
+  // Copies to the device that a GPU's queue would be waited for.
+  int64_t waits = 0;
+  // Backward passes of the op by the CUDA kernels.
+  int64_t fused = 0;
+
+ private:
+  static std::unique_ptr<at::ObserverContext> look(const at::RecordFunction& function) {
+    current_->add(function);
+    return nullptr;
+  }
+
+  void add(const at::RecordFunction& function) {
+    const std::string name = function.name();
+    if (name.find("evaluate_function") != std::string::npos && name.find("FusedOnCuda") != std::string::npos) ++fused;
+    std::vector<at::Tensor> tensors;
+    for (const auto& input : function.inputs()) {
+      if (input.isTensor()) tensors.push_back(input.toTensor());
+      if (input.isTensorList()) {
+        for (const at::Tensor& tensor : input.toTensorList()) tensors.push_back(tensor);
+      }
+    }
+    const auto on_device = [](const at::Tensor& t) { return t.defined() && t.is_meta(); };
+    const auto on_host = [](const at::Tensor& t) { return t.defined() && t.is_cpu() && t.dim() > 0; };
+    if (!std::any_of(tensors.begin(), tensors.end(), on_device)) return;
+    if (!std::any_of(tensors.begin(), tensors.end(), on_host)) return;
+    if (name != "aten::copy_") {
+      strangers.push_back(name);
+    } else if (!function.inputs()[2].toBool()) {
+      ++waits;
+    }
+  }
+
+  static inline Watch* current_ = nullptr;
+  at::CallbackHandle handle_;
+};
+
+const std::vector<std::string> kNone;
 
 // Shapes of what LibTorch's C++ has no meta kernels for (its Python has).
 
@@ -195,6 +250,25 @@ TEST_CASE("the meta device refuses what a GPU would wait for or cannot reach") {
   CHECK_THROWS_AS(x.to(at::kCPU), c10::Error);
 }
 
+TEST_CASE("what the meta device lets pass is seen") {
+  const auto x = at::ones({2, 2}, at::TensorOptions().device(at::kMeta)), y = at::ones({2, 2});
+  const auto seen = [&](auto&& run) {
+    const Watch watch;
+    run();
+    return !watch.strangers.empty();
+  };
+  CHECK(seen([&] { at::mm(x, y); }));
+  CHECK(seen([&] { at::linear(x, x, y[0]); }));
+  CHECK(seen([&] { at::cat({x, y}); }));
+  CHECK(seen([&] { at::conv2d(x.view({1, 1, 2, 2}), y.view({1, 1, 2, 2}), {}, at::IntArrayRef{1, 1}, at::IntArrayRef{0, 0}); }));
+  CHECK(!seen([&] { at::mm(x, x) * at::scalar_tensor(2.0); }));
+  Watch watch;
+  to_device(y, at::kMeta);
+  CHECK(watch.waits == 0);
+  y.to(at::kMeta);
+  CHECK(watch.waits == 1);
+}
+
 TEST_CASE("two training steps run dry") {
   for (const bool split : {true, false}) {
     for (const char* parametrization : {"attention", "direct"}) {
@@ -203,7 +277,10 @@ TEST_CASE("two training steps run dry") {
       request.split = split, request.parametrization = parametrization;
       request.mask.assign(256, 1.0f);
       LearnResult result;
+      const Watch watch;
       learn(model, request, {}, result);
+      CHECK(watch.strangers == kNone);
+      CHECK(watch.fused == 2 * 4);  // two steps, four layers
       CHECK(result.state.step == 2);
     }
   }
@@ -214,7 +291,9 @@ TEST_CASE("sampling runs dry with every scheduler") {
   for (const char* scheduler : {"ddim", "pndm", "euler", "euler-a", "dpm++2m", "unipc", "lcm"}) {
     CAPTURE(scheduler);
     GenerateResult result;
+    const Watch watch;
     generate(model, generate_request(scheduler, 32, 64), {}, result);
+    CHECK(watch.strangers == kNone);
     CHECK(result.images.size() == 2);
     CHECK(result.images[0].data.size() == 32 * 32 * 3);
   }
@@ -226,17 +305,19 @@ TEST_CASE("a training step waits for the GPU twice, a sampling step once") {
     auto request = learn_request(32, 2);
     request.steps = steps;
     const int64_t before = dry_waits;
+    const Watch watch;
     LearnResult result;
     learn(model, request, {}, result);
-    return dry_waits - before;
+    return dry_waits - before + watch.waits;
   };
   const auto drawing = [&](int64_t steps) {
     auto request = generate_request("ddim", 32, 64);
     request.steps = steps, request.seeds = {1};
     const int64_t before = dry_waits;
+    const Watch watch;
     GenerateResult result;
     generate(model, request, {}, result);
-    return dry_waits - before;
+    return dry_waits - before + watch.waits;
   };
   CHECK(learning(5) - learning(2) == 3 * 2);
   CHECK(drawing(8) - drawing(3) == 5 * 1);
@@ -247,10 +328,13 @@ TEST_CASE("a training step and sampling steps of Stable Diffusion 1.5 run dry") 
   LearnResult learnt;
   auto request = learn_request(512, 2);
   request.steps = 1;
+  const Watch watch;
   learn(model, request, {}, learnt);
+  CHECK(watch.fused == 16);
   CHECK(learnt.subject.k[0].size() == 5 * 768);
   GenerateResult result;
   generate(model, generate_request("ddim", 512, 768), {}, result);
+  CHECK(watch.strangers == kNone);
   CHECK(result.images[0].data.size() == 512 * 512 * 3);
 }
 
@@ -263,7 +347,9 @@ TEST_CASE("a training step and sampling steps of Stable Diffusion XL run dry, wi
     for (auto& t : request.templates) t.ids.push_back(t.ids[0]);
     request.steps = 1, request.attention_levels = {2}, request.time_ids = {1024, 1024, 0, 0, 1024, 1024};
     LearnResult learnt;
+    const Watch watch;
     learn(model, request, {}, learnt);
+    CHECK(watch.fused == 70);  // 24 on the way down, 10 in the middle, 36 on the way up
     CHECK(learnt.subject.k.size() == 2);
     CHECK(learnt.subject.v[1].size() == 5 * 1280);
 
@@ -275,6 +361,7 @@ TEST_CASE("a training step and sampling steps of Stable Diffusion XL run dry, wi
     drawing.steps = 1, drawing.time_ids = request.time_ids;
     GenerateResult result;
     generate(model, drawing, {}, result);
+    CHECK(watch.strangers == kNone);
     CHECK(result.images[0].data.size() == 1024 * 1024 * 3);
   }
 }

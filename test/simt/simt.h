@@ -79,6 +79,7 @@ inline float exp2_fast(float x) {
 #define blockIdx (::simt::here->block)
 #define blockDim (::simt::here->block_size)
 #define gridDim (::simt::here->grid)
+inline float __fmul_rn(float x, float y) { return x * y; }
 inline void __syncthreads() { ::simt::barrier(); }
 inline float __shfl_xor_sync(unsigned mask, float value, int lane_mask) {
   return ::simt::shuffle_xor(mask, value, lane_mask);

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffusion import generate, new_scheduler, states_of
 from pictures import load_pictures, load_records
-from runtime import Log, Stop, load_state, save_state
+from runtime import CHANNELS_LAST, Log, Stop, bf16, load_state, save_state
 from sheet import contact_sheet
 
 NAVY, CREAM = np.array([24, 32, 84]), np.array([250, 240, 214])
@@ -46,6 +46,7 @@ class Trainer:
         self.text = CLIPTextModel.from_pretrained(a.model / 'text_encoder').float().eval().requires_grad_(False)
         self.vae = AutoencoderKL.from_pretrained(a.model / 'vae').float().eval().requires_grad_(False)
         self.unet = UNet2DConditionModel.from_pretrained(a.model / 'unet').float().eval().requires_grad_(False)
+        self.unet.to(memory_format=CHANNELS_LAST)
         self.layers = add_low_rank(self.unet, LAYERS, a.rank, a.alpha)
         self.parameters = [p for layer in self.layers.values() for p in (layer.down.weight, layer.up.weight)]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=a.rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -88,8 +89,10 @@ class Trainer:
         t = ((torch.arange(a.batch) + torch.rand(a.batch)) * (1000 / a.batch)).long().clamp(max=999)
         noise = torch.randn_like(latents)
         alpha = self.alphas[t].view(-1, 1, 1, 1)
-        guess = self.unet(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, t, states).sample
-        error = (guess - noise).square().mean((1, 2, 3))
+        noisy = (alpha.sqrt() * latents + (1 - alpha).sqrt() * noise).contiguous(memory_format=CHANNELS_LAST)
+        with bf16():
+            guess = self.unet(noisy, t, states).sample
+        error = (guess.float() - noise).square().mean((1, 2, 3))
         self.optimiser.zero_grad(set_to_none=True)
         (error * self.weights[t]).mean().backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
