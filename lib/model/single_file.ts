@@ -75,23 +75,28 @@ export async function readSingleFile(path: string, options: SingleFileOptions): 
     : usualScheduler(xl, two)
   if (!schedulerConfig) {
     const prediction = options.predictionType ?? predictionOf(file, metadata)
-    if (prediction === undefined && two) {
+    // The inpainting model of 2.x was made of the base model at 512 px, which predicts noise.
+    const usual = two && unet.inChannels !== 9 ? 'v_prediction' : 'epsilon'
+    if (prediction === undefined && usual === 'v_prediction') {
       warnings.push(
         `"${path}": whether this model of Stable Diffusion 2.x predicts v or noise is not in the file: taken for v; ` +
           "if pictures are noise, give predictionType: 'epsilon'",
       )
     }
-    scheduler.config.prediction_type = prediction ?? (two ? 'v_prediction' : 'epsilon')
+    scheduler.config.prediction_type = prediction ?? usual
     if (file.has('ztsnr')) scheduler.config.rescale_betas_zero_snr = true
-    if (!unetConfig) {
-      unet.sampleSize = xl ? 128 : two && scheduler.config.prediction_type === 'v_prediction' ? 96 : 64
-    }
+  }
+  const noise = noiseSpec(scheduler)
+  if (!unetConfig) {
+    // Of 2.x those that predict v were trained at 768 px, the others at 512.
+    const v = (options.predictionType ?? noise.predictionType) === 'v_prediction'
+    unet.sampleSize = xl ? 128 : two && v ? 96 : 64
   }
   const spec: ModelSpec = {
     textEncoders,
     unet,
     vae: vaeConfig ? vaeSpec(vaeConfig) : vaeOf(file),
-    noise: noiseSpec(scheduler),
+    noise,
   }
   return {
     spec,

@@ -1,5 +1,5 @@
 /** Single files by their complete lists of tensors, as diffusers' own conversion reads them. */
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
@@ -123,6 +123,35 @@ describe('what the tensors do not say', () => {
     const { spec, warnings } = await readSingleFile(sparse('b', two).path, { predictionType: 'epsilon' })
     expect(spec.noise.predictionType).toBe('epsilon')
     expect(spec.unet.sampleSize).toBe(64)
+    expect(warnings).toEqual([])
+  })
+
+  test('2.x with nine channels is its inpainting model, which predicts noise at 512 px', async () => {
+    const first = 'model.diffusion_model.input_blocks.0.0.weight'
+    const nine = { ...two, [first]: [[320, 9, 3, 3], two[first]![1]] } as Tensors
+    const { path } = sparse('nine', nine)
+    const { spec, warnings } = await readSingleFile(path, {})
+    expect(spec.noise.predictionType).toBe('epsilon')
+    expect(spec.unet).toMatchObject({ inChannels: 9, outChannels: 4, sampleSize: 64 })
+    expect(warnings).toEqual([])
+    const other = await readSingleFile(path, { predictionType: 'v_prediction' })
+    expect(other.spec.noise.predictionType).toBe('v_prediction')
+  })
+
+  test.each<[string, { prediction_type?: string }, number]>([
+    ['v2-1', { prediction_type: 'v_prediction' }, 96],
+    ['v2-1', { prediction_type: 'epsilon' }, 64],
+    ['v2-1', {}, 64],
+    ['sd_xl_base', {}, 128],
+    ['v1-5', { prediction_type: 'v_prediction' }, 64],
+  ])('a folder with a scheduler alone: %s, %o', async (name, keys, sampleSize) => {
+    const config = mkdtempSync(join(scratch, 'config-'))
+    mkdirSync(join(config, 'scheduler'))
+    const words = { _class_name: 'DDIMScheduler', beta_schedule: 'scaled_linear', ...keys }
+    writeFileSync(join(config, 'scheduler', 'scheduler_config.json'), JSON.stringify(words))
+    const { spec, warnings } = await readSingleFile(sparse(name, goldens[name]!).path, { config })
+    expect(spec.noise.predictionType).toBe(keys.prediction_type ?? 'epsilon')
+    expect(spec.unet.sampleSize).toBe(sampleSize)
     expect(warnings).toEqual([])
   })
 
