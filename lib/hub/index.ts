@@ -26,7 +26,7 @@ export interface Located {
 export async function locateModel(model: string, options: PullOptions = {}): Promise<Located> {
   if (model === 'mini' || (await stat(model).catch(() => undefined))) return { path: model }
   // A file that is not there is not a repository of that name.
-  const reference = /\.(safetensors|ckpt)$/i.test(model) ? undefined : parseReference(model)
+  const reference = /\.(safetensors|ckpt|pth?|bin)$/i.test(model) ? undefined : parseReference(model)
   if (!reference) return { path: model }
   const settings = await hubSettings(options.env)
   const found = await findSnapshot(settings.cache, reference)

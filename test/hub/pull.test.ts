@@ -1,5 +1,6 @@
 /** Models from a hub on loopback: what is fetched, where it lies, and what an ill-behaved hub gets. */
-import { existsSync, lstatSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { SwapError } from '../../lib/errors.ts'
@@ -155,6 +156,23 @@ describe('a model from the hub', () => {
     expect(await again({ env: { HF_HUB_DISABLE_SYMLINKS: '1' } })).toMatchObject({ fetched: 0 })
   })
 
+  it('is not fetched by two processes at once, but what one left behind is taken over', async () => {
+    const locks = join(home, 'hub', '.locks', 'models--tiny--model')
+    const lock = join(locks, 'swap.lock')
+    mkdirSync(locks, { recursive: true })
+    writeFileSync(lock, String(process.ppid))
+    await expect(pulled()).rejects.toMatchObject({
+      code: 'SWAP_HUB_BUSY',
+      message: expect.stringContaining(`tiny/model is being fetched by another process (${process.ppid})`),
+    })
+    expect(hub!.requests).toEqual([])
+    expect(readFileSync(lock, 'utf8')).toBe(String(process.ppid))
+    const { pid } = spawnSync(process.execPath, ['--version'])
+    writeFileSync(lock, String(pid))
+    expect(await again()).toMatchObject({ files: NEEDED.length })
+    expect(existsSync(lock)).toBe(false)
+  })
+
   it('goes through the proxy of the environment', async () => {
     hub = await serveHub(home)
     const proxy = await serveProxy()
@@ -175,6 +193,12 @@ describe('where a model is looked for', () => {
     expect(await locate('mini')).toEqual({ path: 'mini' })
     expect(await locate('./no/such')).toEqual({ path: './no/such' })
     expect(await locate('no-such')).toEqual({ path: 'no-such' })
+  })
+
+  it.each(['a.safetensors', 'a.ckpt', 'a.pth', 'a.PT', 'a.bin'])('nets/%s is a path, there or not', async (name) => {
+    hub = await serveHub(home)
+    expect(await locate(`nets/${name}`)).toEqual({ path: `nets/${name}` })
+    expect(hub.requests).toEqual([])
   })
 
   it('in the cache, without a word to the hub', async () => {

@@ -36,6 +36,7 @@ const halves: Change = (before) => {
 
 const ROWS: Row[] = [
   ['no such net', 'SWAP_MODEL_NOT_FOUND', () => draw(join(folder, 'net'))],
+  ['a mistyped path of a file', 'SWAP_MODEL_NOT_FOUND', () => draw('nets/cany.pth')],
   ['an empty folder', 'SWAP_MODEL_FILE_MISSING', () => draw(folder)],
   ['weights cut in half', 'SWAP_TENSOR_CUT_SHORT', () => weights((b) => b.subarray(0, b.length / 2))],
   ['weights of 0 bytes', 'SWAP_TENSOR_CUT_SHORT', () => weights(() => '')],
