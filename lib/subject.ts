@@ -24,6 +24,10 @@ const TENSORS = [
   ['sefi.k', 'sefi.v'],
   ['sefi.k_g', 'sefi.v_g'],
 ] as const
+/** The most characters of the file's texts: a model's name with a revision, and sixteen LoRA of long names, fit in. */
+const LENGTHS = { class: 64, conditioning: 16, base: 512, base_fingerprint: 128, template: 1000, loras: 8192 }
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
+const CONTROL = /[\u0000-\u001f\u007f-\u009f]/g
 
 /** How a subject was learnt. A subject from another program may lack any of it. */
 export interface SubjectMetadata {
@@ -248,15 +252,19 @@ function checkTensor({ name, shape, data }: NativeTensor, vectors: SubjectVector
   vectors.tokens = tokens
 }
 
-/** The file's metadata: safetensors knows strings only. */
+/** The file's metadata: safetensors knows strings only. Texts are what {@link words} takes, wherever they came from. */
 function toStrings({ name, classWord, metadata }: Subject): Record<string, string> {
   const kind = classWord === undefined ? { kind: EMBEDDING } : { class: classWord }
   const entries = { format: FORMAT, version: 1, name, ...kind, ...rename(metadata) }
   return Object.fromEntries(
     Object.entries(entries)
       .filter(([, value]) => value !== undefined)
-      .map(([key, value]) => [key, String(value)]),
+      .map(([key, value]) => [key, key in LENGTHS ? line(String(value), key as keyof typeof LENGTHS) : String(value)]),
   )
+}
+
+function line(text: string, key: keyof typeof LENGTHS): string {
+  return text.slice(0, LENGTHS[key]).replace(CONTROL, ' ')
 }
 
 function rename(metadata: SubjectMetadata): Record<string, string | number | undefined> {
@@ -278,31 +286,30 @@ function fromStrings(strings: Map<string, string>, what: string): Omit<SubjectPa
   if (version !== '1') throw invalid(what, `its format has the version ${quote(version)}; this release reads 1`)
   const name = strings.get('name')
   if (name === undefined || !NAME.test(name)) throw invalid(what, `its metadata has the name ${quote(name)}`)
-  const classWord = words(strings, 'class', 64, what)
+  const classWord = words(strings, 'class', what)
   if (!classWord && strings.get('kind') !== EMBEDDING) throw invalid(what, 'its metadata has no class word')
-  const conditioning = words(strings, 'conditioning', 16, what)
+  const conditioning = words(strings, 'conditioning', what)
   if (conditioning !== undefined && conditioning !== 'split' && conditioning !== 'shared') {
     throw invalid(what, `its metadata has the conditioning ${quote(conditioning)}`)
   }
   const metadata: SubjectMetadata = {
-    model: words(strings, 'base', 256, what),
-    fingerprint: words(strings, 'base_fingerprint', 128, what),
-    template: words(strings, 'template', 1000, what),
+    model: words(strings, 'base', what),
+    fingerprint: words(strings, 'base_fingerprint', what),
+    template: words(strings, 'template', what),
     steps: quantity(strings, 'steps', what),
     learningRate: quantity(strings, 'learning_rate', what),
     seed: quantity(strings, 'seed', what),
     attentionWeight: quantity(strings, 'lambda', what),
     conditioning,
-    loras: words(strings, 'loras', 4096, what),
+    loras: words(strings, 'loras', what),
   }
   return { name, classWord: classWord || undefined, metadata }
 }
 
 /** A line of text: what is read here is shown on terminals and written into pictures. */
-function words(strings: Map<string, string>, key: string, most: number, what: string): string | undefined {
+function words(strings: Map<string, string>, key: keyof typeof LENGTHS, what: string): string | undefined {
   const value = strings.get(key)
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
-  if (value !== undefined && (value.length > most || /[\u0000-\u001f\u007f-\u009f]/.test(value))) {
+  if (value !== undefined && (value.length > LENGTHS[key] || value.search(CONTROL) >= 0)) {
     throw invalid(what, `its metadata has the ${key} ${quote(value)}`)
   }
   return value

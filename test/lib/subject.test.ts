@@ -28,12 +28,13 @@ const metadata = {
   conditioning: 'split' as const,
 }
 
-const alice = new Subject({
+const parts = () => ({
   name: 'alice',
   classWord: 'person',
   vectors: { stages: 5, tokens: 2, k: [ramp(30, 0.1)], v: [ramp(30, -0.1)] },
   metadata,
 })
+const alice = new Subject(parts())
 
 const tensor = (name: string, shape: number[], data?: Float32Array): NativeTensor => ({
   name,
@@ -89,6 +90,24 @@ describe('round trip', () => {
       'sefi.v',
       'sefi.v_g',
     ])
+  })
+
+  test('with the longest names of a model and of LoRA that there are', async () => {
+    const long = (letter: string, length: number) => letter.repeat(length)
+    const model = `${long('o', 96)}/${long('n', 96)}@${long('r', 200)}`
+    const loras = Array.from({ length: 16 }, (_, k) => `${k}${long('l', 250)}.pt:-1.2345678901234567`).join(' ')
+    const saved = new Subject({ ...parts(), metadata: { ...metadata, model, loras, template: long('{', 1000) } })
+    expect((await Subject.load(saved.toBuffer())).metadata).toEqual(saved.metadata)
+  })
+
+  test('whatever the texts are: what a file cannot have is cut off, or a space', async () => {
+    const texts = { model: 'a\nb'.padEnd(9000, '\u{1f600}'), template: 'a {}\u009b', loras: 'x'.repeat(90_000) }
+    const saved = new Subject({ ...parts(), classWord: 'old\tman', metadata: texts })
+    const again = await Subject.load(saved.toBuffer())
+    expect(again.classWord).toBe('old man')
+    expect(again.metadata).toMatchObject({ model: expect.stringMatching(/^a b/), template: 'a {} ' })
+    expect(again.metadata.loras).toMatch(/^x{8000}/)
+    expect(again.toBuffer()).toEqual(saved.toBuffer())
   })
 
   test('a file of another program needs only a name and a class', async () => {
