@@ -149,9 +149,15 @@ function group(file: string, tensors: readonly HeaderTensor[]): { groups: Map<st
   return { groups, unknown }
 }
 
-/** The width of the text states that its cross-attention takes says which family it was made for. */
-function checkBase(file: string, groups: ReadonlyMap<string, Group>, { unet }: ModelSpec): void {
+/**
+ * The width of the text states that its cross-attention takes says which family it was made for, and the name of a lone
+ * text encoder that it was not XL, whose first is as wide as that of 1.x. Some of 1.x say `lora_te1_` as those of XL do.
+ */
+function checkBase(file: string, groups: ReadonlyMap<string, Group>, { unet, textEncoders }: ModelSpec): void {
   for (const [module, { down }] of groups) {
+    if (textEncoders.length > 1 && module.startsWith('lora_te_')) {
+      throw otherBase(file, `its ${module} is of a model with one text encoder; this one has ${textEncoders.length}`)
+    }
     if (!/attn2[._](processor\.)?to_[kv](_lora)?$/.test(module) || down?.shape.length !== 2) continue
     const width = down.shape[1]!
     if (width === unet.crossAttentionDim) continue

@@ -3,14 +3,14 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
-import { describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { Checkpoint, textEncoderOf, textPlaces, unetOf, vaeOf } from '../../lib/model/checkpoint.ts'
 import { expectedTensors } from '../../lib/model/expected.ts'
 import { readModel } from '../../lib/model/index.ts'
 import { readLoras } from '../../lib/model/lora.ts'
 import { LoraTargets, otherKind, splitName } from '../../lib/model/lora_names.ts'
-import type { ModelSpec } from '../../lib/native.ts'
-import { loraParts, pack } from '../limits/adapters.ts'
+import type { ModelSpec, TensorEntry } from '../../lib/native.ts'
+import { floats, loraParts, pack } from '../limits/adapters.ts'
 
 /** LDM's name -> shape and the names of what it becomes. */
 const goldens = JSON.parse(
@@ -92,6 +92,39 @@ test('a weight that the engine does not read needs no factors', async () => {
   expect(all.deltas.filter(({ target }) => target !== unread)).toEqual(fewer.deltas)
   expect(all.deltas.length - fewer.deltas.length).toBe(1)
   rmSync(dirname(file), { recursive: true })
+})
+
+describe('factors of a text encoder alone, as wide in 1.x as the first of XL', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'swap-lora-'))
+  afterAll(() => rmSync(folder, { recursive: true }))
+
+  async function targets(name: string, prefix: string): Promise<string[]> {
+    const module = `${prefix}text_model_encoder_layers_0_mlp_fc1`
+    const file = join(folder, `${prefix}.safetensors`)
+    writeFileSync(
+      file,
+      pack({ [`${module}.lora_down.weight`]: floats([2, 768]), [`${module}.lora_up.weight`]: floats([3072, 2]) }),
+    )
+    const spec = specOf(name)
+    const tensors = [...expectedTensors(spec).keys()].map((name) => ({ name }) as TensorEntry)
+    return (await readLoras({ spec, tensors }, [{ file, scale: 1 }])).deltas.map(({ target }) => target)
+  }
+
+  test.each([
+    ['v1-5', 'lora_te_'],
+    // So do some of the files for 1.x name their only one.
+    ['v1-5', 'lora_te1_'],
+    ['sd_xl_base', 'lora_te1_'],
+  ])('%s takes %s', async (name, prefix) => {
+    expect(await targets(name, prefix)).toEqual(['text_encoder.0.encoder.layers.0.mlp.fc1.weight'])
+  })
+
+  test.each([
+    ['sd_xl_base', 'lora_te_', 'SWAP_LORA_BASE', 'of a model with one text encoder; this one has 2'],
+    ['v1-5', 'lora_te2_', 'SWAP_LORA_KEYS', 'match nothing in the model'],
+  ])('%s refuses %s', async (name, prefix, code, message) => {
+    await expect(targets(name, prefix)).rejects.toMatchObject({ code, message: expect.stringContaining(message) })
+  })
 })
 
 test.each([
