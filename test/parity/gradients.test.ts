@@ -104,6 +104,12 @@ describeParity('the training loss and its gradient', () => {
   }
 })
 
+/**
+ * The class word's prompts go through the text encoder one by one, those with the subject as a batch: in bfloat16 the same
+ * product may round apart, by 6e-6 of the loss at most here, where what is learnt has a loss of 0.7 and more.
+ */
+const ROUNDED_APART = 1e-4
+
 describeParity('the gradient in bfloat16 points where that of fp32 does', () => {
   for (const { tensors, given } of cases) {
     test(`${given.name} (${given.model})`, async () => {
@@ -112,6 +118,7 @@ describeParity('the gradient in bfloat16 points where that of fp32 does', () => 
         const gradients = tensors.under('expected.grad.')
         const ours = concatenate(gradients.map(({ name }) => got(`grad.${name}`)))
         expect(cosine(ours, concatenate(gradients.map(({ data }) => data)))).toBeGreaterThanOrEqual(0.98)
+        if (given.firstStep) expect(got('attention')[0]).toBeLessThan(ROUNDED_APART)
       })
     })
   }
