@@ -106,7 +106,7 @@ describeParity('the training loss and its gradient', () => {
 
 /**
  * The class word's prompts go through the text encoder one by one, those with the subject as a batch: in bfloat16 the same
- * product may round apart, by 6e-6 of the loss at most here, where what is learnt has a loss of 0.7 and more.
+ * product may round apart. That makes a loss of 6e-6 at most here, where what is learnt makes one of 0.7 and more.
  */
 const ROUNDED_APART = 1e-4
 

@@ -7,23 +7,23 @@ const { folder, files, model } = await reference('loras')
 
 const TOLERANCE = 1e-4
 
-const UNET_INPUTS = {
-  'unet.latents': 'latents',
-  'unet.timesteps': 'timesteps',
-} as const
+/** What SDXL's U-Net takes besides. */
+const ADDED = ['pooled', 'time_ids']
 
 function inputs(tensors: Tensors) {
   return [
-    ...Object.entries(UNET_INPUTS).map(([name, as]) => tensors.as(name, as)),
+    tensors.as('unet.latents', 'latents'),
+    tensors.as('unet.timesteps', 'timesteps'),
     tensors.as('unet.states_k', 'states_k'),
     tensors.as('unet.states_k', 'states_v'),
+    ...tensors.under('unet.').filter(({ name }) => ADDED.includes(name)),
   ]
 }
 
 describeParity('merged LoRA compute what diffusers does with the merged weights', () => {
   test('all cases are there', () => {
     expect(files.map((file) => basename(file, '.safetensors'))).toEqual(
-      ['convolutions', 'kohya', 'ldm', 'older', 'peft', 'two'].sort(),
+      ['convolutions', 'kohya', 'ldm', 'older', 'peft', 'two', 'xl'].sort(),
     )
   })
 
@@ -39,20 +39,28 @@ describeParity('merged LoRA compute what diffusers does with the merged weights'
       })
       afterAll(() => opened?.close())
 
-      test('text states', async () => {
-        const got = await opened.evaluate({
-          op: 'text_states',
-          inputs: [tensors.as('text.ids', 'ids')],
-          textEncoder: 0,
-        })
-        expect(relativeError(got('states'), tensors.get('text.states').data)).toBeLessThanOrEqual(TOLERANCE)
+      test('text states, of XL’s second encoder others than without', async () => {
+        for (const textEncoder of opened.model.spec.textEncoders.keys()) {
+          const encoder = textEncoder === 0 ? 'text' : `text_${textEncoder + 1}`
+          const got = await opened.evaluate({
+            op: 'text_states',
+            inputs: [tensors.as(`${encoder}.ids`, 'ids')],
+            textEncoder,
+          })
+          for (const { name, data } of tensors.under(`${encoder}.`)) {
+            if (name === 'ids') continue
+            expect(relativeError(got(name), data), name).toBeLessThanOrEqual(TOLERANCE)
+            const before = tensors.get(`before.${encoder}.${name}`).data
+            if (textEncoder > 0) expect(relativeError(before, data), name).toBeGreaterThan(100 * TOLERANCE)
+          }
+        }
       })
 
       test('U-Net, which is another than without', async () => {
         const got = await opened.evaluate({ op: 'unet', inputs: inputs(tensors) })
         const expected = tensors.get('unet.output').data
         expect(relativeError(got('output'), expected)).toBeLessThanOrEqual(TOLERANCE)
-        expect(relativeError(tensors.get('before').data, expected)).toBeGreaterThan(100 * TOLERANCE)
+        expect(relativeError(tensors.get('before.unet.output').data, expected)).toBeGreaterThan(100 * TOLERANCE)
       })
 
       test('the VAE is left alone', async () => {

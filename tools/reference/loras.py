@@ -10,6 +10,7 @@ definition, W + scale * alpha / rank * up @ down; for kohya's names, diffusers' 
 import argparse
 import json
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ Factors = dict[str, tuple[Tensor, Tensor, Tensor | None, float | None]]
 
 def make(parts: Parts, layers: list[str], seed: int, rank=lambda index: 4, alpha=lambda index, rank: None,
          middle: bool = False, dtype=torch.float32) -> Factors:
-    """Random factors for layers such as unet.conv_in or text_encoder.encoder.layers.0.mlp.fc1."""
+    """Random factors for layers such as unet.conv_in or text_encoder_2.encoder.layers.0.mlp.fc1."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:
@@ -51,7 +52,7 @@ def make(parts: Parts, layers: list[str], seed: int, rank=lambda index: 4, alpha
 def weight_of(parts: Parts, layer: str) -> Tensor:
     part, _, name = layer.partition(".")
     module = getattr(parts, part)
-    if part == "text_encoder":
+    if part.startswith("text_encoder"):
         names = {there.removeprefix("text_model."): there for there, _ in module.named_parameters()}
         return module.get_parameter(names[f"{name}.weight"])
     return module.get_parameter(f"{name}.weight")
@@ -77,15 +78,16 @@ def layers_of(parts: Parts, kinds: tuple[str, ...], text: tuple[str, ...] = ()) 
             if name.endswith(ends) and isinstance(child, (torch.nn.Linear, torch.nn.Conv2d))
         ] if ends else []
 
-    return names("unet", parts.unet, kinds) + names("text_encoder", parts.text_encoder, text)
+    encoders = zip(("text_encoder", "text_encoder_2"), parts.text_encoders)
+    return names("unet", parts.unet, kinds) + [name for part, module in encoders for name in names(part, module, text)]
 
 
 def kohya(factors: Factors, text: str = "lora_te", rename=lambda name: name) -> dict[str, Tensor]:
+    prefixes = {"unet": "lora_unet_", "text_encoder": f"{text}_text_model_", "text_encoder_2": "lora_te2_text_model_"}
     state = {}
     for layer, (down, up, middle, alpha) in factors.items():
         part, _, name = layer.partition(".")
-        prefix = f"{text}_text_model_" if part == "text_encoder" else "lora_unet_"
-        module = prefix + (rename(name) if part == "unet" else name).replace(".", "_")
+        module = prefixes[part] + (rename(name) if part == "unet" else name).replace(".", "_")
         state[f"{module}.lora_down.weight"], state[f"{module}.lora_up.weight"] = down, up
         if middle is not None:
             state[f"{module}.lora_mid.weight"] = middle
@@ -103,12 +105,12 @@ def check_kohya(parts: Parts, state: dict[str, Tensor], factors: Factors) -> Non
     for name in converted:
         if ".down." not in name:
             continue
-        name = name.replace(".processor.", ".").replace("text_encoder.text_model.", "text_encoder.")
+        name = name.replace(".processor.", ".").replace(".text_model.", ".")
         for older, newer in (
             ("_lora.down.weight", ""), (".lora_linear_layer.down.weight", ""), (".lora.down.weight", ""),
         ):
             name = name.removesuffix(older) if name.endswith(older) else name
-        if name.startswith("text_encoder."):
+        if name.startswith("text_encoder"):
             for kind in "qkv":
                 name = name.replace(f".to_{kind}", f".{kind}_proj")
             name = name.replace(".to_out", ".out_proj")
@@ -117,10 +119,10 @@ def check_kohya(parts: Parts, state: dict[str, Tensor], factors: Factors) -> Non
         raise RuntimeError(f"diffusers names other layers: {sorted(found ^ set(factors))[:6]}")
 
 
-def peft(factors: Factors, prefix: str = "text_encoder.text_model.") -> dict[str, Tensor]:
+def peft(factors: Factors) -> dict[str, Tensor]:
     state = {}
     for layer, (down, up, _, _) in factors.items():
-        name = layer.replace("text_encoder.", prefix, 1)
+        name = re.sub(r"^(text_encoder\w*)\.", r"\1.text_model.", layer)
         state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] = down, up
     return state
 
@@ -191,6 +193,16 @@ def cases(folders: dict[str, Path]):
     flat = {layer: (down.flatten(1), up.flatten(1), middle, alpha) for layer, (down, up, middle, alpha) in first.items()}
     yield "two", "mini", [(first, 0.7, kohya(flat), {}), (second, -0.4, peft(second), {})]
 
+    # XL's: both text encoders; kohya's have LDM's names of the U-Net, and factors for a last layer that nothing reads.
+    # Stronger ones make attention so peaked that float32 itself is 2e-4 from float64 behind so many transformers.
+    parts = load(folders["xl"])
+    first = make(parts, layers_of(parts, (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"), TEXT), 8,
+                 rank=lambda index: 1 + index % 4, alpha=lambda index, r: 0.5 * r if index % 2 else 2.0)
+    state = kohya(first, "lora_te1", ldm_names(parts))
+    check_kohya(parts, state, first)
+    second = make(parts, layers_of(parts, ("to_k", "to_v"), ("q_proj", "fc2")), 9)
+    yield "xl", "xl", [(first, 0.45, state, {}), (second, 0.3, peft(second), {})]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -211,8 +223,8 @@ def main() -> None:
             merge(parts, factors, scale)
             written.append({"file": file, "scale": scale})
         after = outputs(parts, given)
-        tensors = {**given, **{key: after[key] for key in ("text.states", "unet.output", "vae.decoded")},
-                   "before": before["unet.output"]}
+        kept = [key for key in after if key.startswith("text") or key in ("unet.output", "vae.decoded")]
+        tensors = {**given, **{key: after[key] for key in kept}, **{f"before.{key}": before[key] for key in kept}}
         save_file(
             {key: tensor.float().contiguous() for key, tensor in tensors.items()},
             arguments.out / f"{name}.safetensors", {"model": model, "loras": json.dumps(written)},
