@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { readModel } from '../../lib/model/index.ts'
 import { ldmPlaces } from '../../lib/model/single_file.ts'
 import { packageRoot } from '../../lib/paths.ts'
+import { archive, global, named, text, tuple } from '../pickle/kit.ts'
 import { safetensors } from './kit.ts'
 
 export interface Part {
@@ -29,6 +30,11 @@ export function pack(parts: Parts, metadata: Record<string, string> = {}): Buffe
     offset += bytes.length
   }
   return safetensors(header, Buffer.concat(Object.values(parts).map(({ bytes }) => bytes)))
+}
+
+/** A file of torch.save() whose pickle makes an empty file at `mark` where it is run. */
+export function hostile(mark: string): Buffer {
+  return archive(named(global('os', 'system'), ...tuple(text(`touch ${mark}`)), 'R'))
 }
 
 /** A layer of the embedded model's U-Net as kohya's programs name it; [64, 192]. */

@@ -1,7 +1,7 @@
 /** LoRA and single files that are not as they should be, on the real engine. */
 import { join } from 'node:path'
 import { beforeAll, expect, test } from 'vitest'
-import { floats, LAYER, loraParts, miniParts, type Part, type Parts, pack } from './adapters.ts'
+import { floats, hostile, LAYER, loraParts, miniParts, type Part, type Parts, pack } from './adapters.ts'
 import { file, MINI, opening, PHOTO, safetensors, TEXT, UNET, VAE } from './kit.ts'
 import { at, describeRows, drawing, folder, personalizer, type Row, useEngine } from './table.ts'
 
@@ -44,6 +44,8 @@ const LORAS: Row[] = [
   ['half a file', 'SWAP_TENSOR_CUT_SHORT', () => raw(pack(loraParts()).subarray(0, -100))],
   ['half a header', 'SWAP_TENSOR_CUT_SHORT', () => raw(pack(loraParts()).subarray(0, 200))],
   ['a header of 2^60 bytes', 'SWAP_TENSOR_HEADER', () => raw(safetensors({}, new Uint8Array(), 2n ** 60n))],
+  // What it would write would lie in the row's folder, which must be empty afterwards.
+  ['a pickle that runs a program', 'SWAP_FILE_PICKLE', () => raw(hostile(at('ran')), 'a.pt')],
   ['no tensors', 'SWAP_LORA_FILE', () => raw(pack({}))],
   ['a model in its place', 'SWAP_LORA_FILE', () => opening({ loras: [join(MINI, UNET)] })],
   ['no up factor', 'SWAP_LORA_INCOMPLETE', () => lora((parts) => delete parts[UP])],
@@ -134,6 +136,7 @@ const SINGLE: Row[] = [
   ['an empty file', 'SWAP_TENSOR_CUT_SHORT', () => opening({ model: file('a.safetensors', '') })],
   ['an empty .ckpt', 'SWAP_FILE_PICKLE_DAMAGED', () => opening({ model: file('a.ckpt', '') })],
   ['a .ckpt that is text', 'SWAP_FILE_PICKLE_DAMAGED', () => opening({ model: file('a.ckpt', 'import os') })],
+  ['a .ckpt that runs a program', 'SWAP_FILE_PICKLE', () => opening({ model: file('a.ckpt', hostile(at('ran'))) })],
   ['half a file', 'SWAP_TENSOR_CUT_SHORT', () => opening({ model: file('a.safetensors', pack(mini).subarray(0, -1)) })],
   ['no tensors', 'SWAP_MODEL_UNSUPPORTED', () => opening({ model: file('a.safetensors', pack({})) })],
   ['a LoRA', 'SWAP_MODEL_UNSUPPORTED', () => opening({ model: file('a.safetensors', pack(loraParts())) })],

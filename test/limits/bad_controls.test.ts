@@ -3,6 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { readModel } from '../../lib/model/index.ts'
 import { controlSpecFor, writeControl } from '../model/control_kit.ts'
+import { hostile } from './adapters.ts'
 import { type Change, command, file, header, nan, PHOTO, safetensors, sparse, temporary, UNET } from './kit.ts'
 import { describeRows, drawing, folder, personalizer, type Row, useEngine } from './table.ts'
 
@@ -57,10 +58,11 @@ const ROWS: Row[] = [
     () => weights((b) => nan(/mid_block\.weight/)(Buffer.from(halves(b) as Buffer))),
   ],
   [
-    'an unsafe pickle',
+    'a pickle that is no archive',
     'SWAP_FILE_PICKLE_DAMAGED',
     () => draw(file('a.pth', Buffer.from('cos\nsystem\n(S"true"\ntR.'))),
   ],
+  ['a pickle that runs a program', 'SWAP_FILE_PICKLE', () => draw(file('a.pth', hostile(join(folder, 'ran'))))],
   ['the base model’s own U-Net', 'SWAP_MODEL_UNSUPPORTED', () => draw(join('models', 'mini', UNET))],
   ['a picture that is none', 'SWAP_IMAGE_DECODE', () => draw(good, { image: file('a.png', 'text') })],
   ['a start behind the end', 'SWAP_OPTION_INVALID', () => draw(good, { start: 1, end: 0 })],

@@ -7,6 +7,7 @@ import { textEncoderSpec } from '../../lib/model/text_encoder.ts'
 import { unetSpec } from '../../lib/model/unet.ts'
 import { vaeSpec } from '../../lib/model/vae.ts'
 import type { ModelSpec } from '../../lib/native.ts'
+import { encodePrompt } from '../../lib/prompt/index.ts'
 import { timeIds } from '../../lib/time_ids.ts'
 import { config, type Keys, modelFiles, rawSafetensors, TEXT, UNET, VAE, writeFolder } from './folder_of.ts'
 
@@ -100,6 +101,25 @@ describe('a folder of SDXL', () => {
     expect(timeIds(model, { width: 20, height: 30 })).toEqual([30, 20, 0, 0, 30, 20])
     const index = json({ ...XL_INDEX, force_zeros_for_empty_prompt: false })
     expect((await readModel(xlFolder({ 'model_index.json': index }))).zeroNegative).toBe(false)
+  })
+
+  test('splits a prompt alike for both encoders, or is refused', async () => {
+    const alice = { name: 'alice', classWord: 'b', tokens: 1 }
+    const read = async (changes = {}) => (await readModel(xlFolder(changes))).tokenizers
+    const { ids, slots } = encodePrompt(await read(), 'bb <alice>', [alice])
+    expect(ids.map((one) => one.slice(0, 6))).toEqual([
+      [4, 1, 3, 3, 5, 5],
+      [4, 1, 3, 3, 5, 0],
+    ])
+    expect(slots).toEqual([{ position: 3, subject: 0 }])
+    const vocab = { a: 0, b: 1, 'a</w>': 2, 'b</w>': 3, '<|startoftext|>': 4, '<|endoftext|>': 5, 'bb</w>': 6 }
+    const other = await read({
+      'tokenizer_2/vocab.json': json(vocab),
+      'tokenizer_2/merges.txt': '#version: 0.2\nb b</w>\n',
+    })
+    expect(() => encodePrompt(other, 'bb <alice>', [alice])).toThrow(
+      expect.objectContaining({ code: 'SWAP_TOKENIZER_MISMATCH' }),
+    )
   })
 
   test('has another fingerprint with another second encoder', async () => {
