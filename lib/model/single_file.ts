@@ -134,6 +134,8 @@ function refuseOthers(file: Checkpoint): void {
       throw file.unsupported('is a video model')
     }
     if (file.has(`${UNET}label_emb.weight`)) throw file.unsupported('is an upscaler')
+    // Its latents have a mean and a deviation of their own, and its U-Net is asked with the noise itself.
+    if (file.has('edm_mean')) throw file.unsupported('is Playground 2.5 or one of its kind (EDM)')
     return
   }
   const kinds: [RegExp, string, string?][] = [

@@ -170,6 +170,14 @@ describe('what the tensors do not say', () => {
     expect(spec.noise).toMatchObject({ predictionType: 'v_prediction', zeroTerminalSnr: true })
   })
 
+  test('Playground 2.5 has the tensors of XL, and is refused', async () => {
+    const marked = { ...goldens.sd_xl_base!, edm_mean: [[4], []], edm_std: [[4], []] } as Tensors
+    await expect(readSingleFile(sparse('e', marked).path, {})).rejects.toMatchObject({
+      code: 'SWAP_MODEL_UNSUPPORTED',
+      message: expect.stringContaining('Playground 2.5'),
+    })
+  })
+
   test('padding is the end token in 1.x and "!" in 2.x; XL has one of each', async () => {
     const pads = async (name: string) =>
       (await readSingleFile(sparse(name, goldens[name]!).path, {})).tokenizers.map(({ pad }) => pad)
