@@ -130,7 +130,10 @@ export const openSchema = object({
     ),
     'auto',
   ),
-  /** What the U-Net and the VAE compute in. `'auto'`: bfloat16 where the CPU or GPU multiplies it natively. */
+  /**
+   * What the U-Net and the VAE compute in; in bfloat16 the text encoders' layers multiply too. `'auto'`: bfloat16 where
+   * the CPU or GPU multiplies it natively.
+   */
   dtype: v.optional(oneOf(['auto', 'float32', 'bfloat16', 'float16']), 'auto'),
   /** CPU threads, for the whole process; default: the physical cores. */
   threads: v.optional(integer(1, 1024)),
