@@ -53,6 +53,7 @@ CASES = [
     *(Case("xl", name, 0.6, width=64, height=48) for name in (None, "euler-a")),
     Case("xl", "unipc", 0.8, mask=True, width=48, height=64),
     Case("xl-odd-widths", "dpm++2m", 0.5, width=24, height=40),
+    *(Case("xl-inpainting", name, 0.75, mask=True, width=48, height=64) for name in (None, "unipc")),
     Case("inpainting", "euler-a", 1.0, mask=True, seeds=(2, 9), width=40, height=40),
 ]  # fmt: skip
 

@@ -239,6 +239,19 @@ CONFIGURATIONS = [
         Files(shard="60KB"),
         text(32, 2, 2, 64, "gelu", projection_dim=48),
     ),
+    # As SDXL's inpainting models.
+    Configuration(
+        "xl-inpainting",
+        text(32, 2, 2, 64),
+        unet(
+            [32, 64], [2, 4], "-b", 8, layers_per_block=1, transformer_layers_per_block=[1, 2],
+            use_linear_projection=True, in_channels=9, **added(48, 10),
+        ),
+        vae([16, 32], 1, 8, scaling_factor=0.13025),
+        EULER,
+        Files(dtype=torch.float16),
+        text(48, 4, 2, 96, "gelu", projection_dim=48),
+    ),
     # As distilled for few steps: the guidance scale is a condition.
     Configuration(
         "xl-guidance",
