@@ -4,6 +4,7 @@ import { schedulerSpec } from '../../lib/model/index.ts'
 import { readSafetensors } from '../../lib/model/safetensors.ts'
 import { encodePrompt } from '../../lib/prompt/index.ts'
 import { Subject } from '../../lib/subject.ts'
+import { timeIds } from '../../lib/time_ids.ts'
 import { describeParity, reference, shareOff, Tensors, withEngine } from './support.ts'
 
 /** What textual_inversion.py says of a case. */
@@ -38,8 +39,15 @@ describeParity(
         const loaded = await Subject.load(path)
         // Its own file, and what it is exported as, say the same.
         const whole = await Subject.load(loaded.toBuffer())
-        const [exported] = readSafetensors(whole.toBuffer({ format: 'diffusers' })).tensors
-        expect(exported).toMatchObject({ shape: [given.tokens, loaded.widths[0]], data: loaded.vectors.k[0] })
+        const exported = new Map(
+          readSafetensors(whole.toBuffer({ format: 'diffusers' })).tensors.map((tensor) => [tensor.name, tensor]),
+        )
+        const names = given.format === 'pair' ? ['clip_l', 'clip_g'] : [...exported.keys()]
+        expect(names).toHaveLength(exported.size)
+        for (const [encoder, name] of names.entries()) {
+          const shape = [given.tokens, loaded.widths[encoder]]
+          expect(exported.get(name)).toMatchObject({ shape, data: loaded.vectors.k[encoder] })
+        }
         const { classWord, tokens, vectors } = whole
         const subjects = [{ name: 'cat-toy', classWord, tokens }]
         await withEngine(model(name), 'float32', async ({ model: read, engine }) => {
@@ -55,6 +63,7 @@ describeParity(
               width,
               height,
               batch: 0,
+              timeIds: timeIds(read, { width, height }),
             },
             () => {},
           ).promise

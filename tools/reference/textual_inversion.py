@@ -1,4 +1,5 @@
-"""Whole pictures by diffusers with Textual Inversion files, of one vector and of several, in the prompt.
+"""Whole pictures by diffusers with Textual Inversion files, of one vector and of several, in the prompt; for SDXL the
+file is a pair.
 
     python textual_inversion.py --models FOLDER --out FOLDER
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from models import build_all
 from pictures import load_pipeline
 from safetensors.numpy import save_file
@@ -38,14 +39,18 @@ CASES = [
     Case("mini", "a photo of <cat-toy> at the beach", 1, width=128, height=128),
     Case("mini", "<cat-toy>, <cat-toy> in the snow", 3, negative="<cat-toy>", seeds=(3, 4)),
     Case("sd1", "a <cat-toy>'s house", 2, format="a1111"),
+    Case("xl", "a photo of <cat-toy> at the beach", 1, format="pair", negative="a cat"),
+    Case("xl", "<cat-toy> with a <cat-toy>", 3, format="pair", negative="<cat-toy>", seeds=(3, 4), width=72),
 ]
 
 
-def write(case: Case, vectors: torch.Tensor, path: Path) -> None:
-    if case.format == "diffusers":
-        save_tensors({"<cat-toy>": vectors}, path)
+def write(case: Case, vectors: list[torch.Tensor], path: Path) -> None:
+    if case.format == "pair":
+        save_tensors(dict(zip(("clip_l", "clip_g"), vectors)), path)
+    elif case.format == "diffusers":
+        save_tensors({"<cat-toy>": vectors[0]}, path)
     else:
-        torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "cat-toy"}, path)
+        torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": vectors[0]}, "name": "cat-toy"}, path)
 
 
 def main() -> None:
@@ -56,14 +61,21 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     folders = build_all(arguments.models)
     for index, case in enumerate(CASES):
-        pipe = load_pipeline(StableDiffusionPipeline, folders[case.model], "ddim")
-        table = pipe.text_encoder.get_input_embeddings().weight.detach()
+        pair = case.format == "pair"
+        kind = StableDiffusionXLPipeline if pair else StableDiffusionPipeline
+        pipe = load_pipeline(kind, folders[case.model], "ddim")
+        encoders = [pipe.text_encoder, pipe.text_encoder_2] if pair else [pipe.text_encoder]
+        tokenizers = [pipe.tokenizer, pipe.tokenizer_2] if pair else [pipe.tokenizer]
         generator = torch.Generator().manual_seed(index)
-        vectors = table.std() * torch.randn((case.tokens, table.shape[1]), generator=generator)
+        vectors = []
+        for encoder in encoders:
+            table = encoder.get_input_embeddings().weight.detach()
+            vectors.append(table.std() * torch.randn((case.tokens, table.shape[1]), generator=generator))
         path = arguments.out / f"{index:02}.embedding"
         write(case, vectors, path)
-        loaded = {"<cat-toy>": vectors} if case.format == "diffusers" else torch.load(path, weights_only=True)
-        pipe.load_textual_inversion(loaded, token="<cat-toy>")
+        for encoder, tokenizer, own in zip(encoders, tokenizers, vectors):
+            loaded = torch.load(path, weights_only=True) if case.format == "a1111" else {"<cat-toy>": own}
+            pipe.load_textual_inversion(loaded, token="<cat-toy>", text_encoder=encoder, tokenizer=tokenizer)
         count = len(case.seeds)
         images = pipe(
             prompt=[case.prompt] * count,
