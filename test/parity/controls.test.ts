@@ -31,6 +31,8 @@ interface Case {
   seeds: number[]
   width: number
   height: number
+  strength: number | null
+  mask: boolean
 }
 
 /** fp32 sums in another order differ by about 1e-6 here. */
@@ -131,6 +133,14 @@ describeParity('pictures with ControlNets are those of diffusers, within 1/255 o
       await withEngine(model(given.model), 'float32', async (opened) => {
         const { model: read, engine } = opened
         for (const { net } of given.controls) await attach(opened, net)
+        const initial =
+          given.strength === null
+            ? undefined
+            : {
+                image: { width, height, data: Uint8Array.from(tensors.get('image').data) },
+                strength: given.strength,
+                mask: given.mask ? tensors.get('mask').data.map((value) => value / 255) : new Float32Array(0),
+              }
         const draw = async (controls: ControlImage[]) => {
           const request = {
             prompt: encodePrompt(read.tokenizers, given.prompt, []),
@@ -145,6 +155,7 @@ describeParity('pictures with ControlNets are those of diffusers, within 1/255 o
             batch: 0,
             timeIds: timeIds(read, { width, height }),
             controls,
+            initial,
           }
           return (await engine.generate(request, () => {}).promise).images
         }

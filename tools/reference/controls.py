@@ -4,7 +4,8 @@
 
 writes OUT/nets/<net>/ in the diffusers layout; a file `<net>.safetensors` with inputs and residuals, alone and together
 with a second net, and what the U-Net makes of them; a file `picture-<k>.safetensors` a whole picture with `images`
-[N, height, width, 3] in 0..255, the control pictures and the metadata `case`, JSON with what to ask for.
+[N, height, width, 3] in 0..255, the control pictures, `image` and `mask` where it begins from a picture, and the
+metadata `case`, JSON with what to ask for.
 """
 
 import argparse
@@ -15,7 +16,17 @@ from pathlib import Path
 import numpy
 import torch
 import torch.nn.functional as F
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionXLControlNetPipeline
+from beginnings import as_image, mask_of
+from beginnings import picture as beginning
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetInpaintPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetInpaintPipeline,
+    StableDiffusionXLControlNetPipeline,
+)
 from method import split_cross_attention
 from models import _generator, build_all, load, randomize
 from PIL import Image
@@ -164,6 +175,8 @@ class Case:
     seeds: tuple[int, ...] = (1,)
     width: int = 64
     height: int = 64
+    strength: float | None = None  # where it begins from a picture; one seed
+    mask: bool = False
 
 
 CASES = [
@@ -174,34 +187,55 @@ CASES = [
     Case("sd1", (Control("sd1-edges", 0.5, 0.1, 0.9),), "pndm", steps=5),
     Case("sd2", (Control("sd2-edges", 0.3), Control("sd2-shallow", 0.3, end=0.5)), "unipc", width=72, height=56),
     Case("xl", (Control("xl-edges", 0.6), Control("xl-plain", 0.3, end=0.5)), seeds=(3, 4), width=72, height=56),
+    # Beginning from a picture: a window is a share of the steps that are left.
+    Case("mini", (Control("mini-edges", 0.6), Control("mini-other", 0.4, 0.2, 0.7)), "ddim", steps=9, strength=0.6),
+    Case("sd1", (Control("sd1-edges", 0.5),), "euler-a", strength=0.8, height=48),
+    Case("mini", (Control("mini-edges", 0.7, end=0.6),), "unipc", steps=8, strength=0.7, mask=True, width=128, height=96),
+    Case("xl", (Control("xl-edges", 0.6),), strength=0.7, width=72, height=56),
+    Case("xl", (Control("xl-edges", 0.6, end=0.5),), "ddim", steps=8, strength=0.8, mask=True, width=48),
 ]  # fmt: skip
+
+
+# What a picture begins from, of Stable Diffusion and of SDXL.
+PIPELINES = {
+    "text": (StableDiffusionControlNetPipeline, StableDiffusionXLControlNetPipeline),
+    "picture": (StableDiffusionControlNetImg2ImgPipeline, StableDiffusionXLControlNetImg2ImgPipeline),
+    "mask": (StableDiffusionControlNetInpaintPipeline, StableDiffusionXLControlNetInpaintPipeline),
+}
 
 
 def draw(case: Case, folder: Path, nets: Path) -> dict[str, Tensor]:
     models = [ControlNetModel.from_pretrained(nets / control.net) for control in case.controls]
     xl = (folder / "text_encoder_2").exists()
-    kind = StableDiffusionXLControlNetPipeline if xl else StableDiffusionControlNetPipeline
+    kind = PIPELINES["mask" if case.mask else "text" if case.strength is None else "picture"][xl]
     pipe = load_pipeline(kind, folder, case.scheduler, controlnet=models)
     generator = torch.Generator().manual_seed(len(case.prompt) + case.steps)
     pictures = [picture(generator, 1, case.height, case.width)[0].permute(1, 2, 0) for _ in models]
+    shown = [Image.fromarray(one.numpy().astype(numpy.uint8)) for one in pictures]
+    more, begun = {"image": shown, "width": case.width, "height": case.height}, {}
+    if case.strength is not None:
+        image, mask = (as_image(make(case.width, case.height)) for make in (beginning, mask_of))
+        more |= {"image": image, "control_image": shown, "strength": case.strength}
+        begun["image"] = torch.from_numpy(numpy.array(image))
+        if case.mask:
+            more["mask_image"], begun["mask"] = mask, torch.from_numpy(numpy.array(mask))
     count = len(case.seeds)
     images = pipe(
         prompt=[case.prompt] * count,
         negative_prompt=[case.negative] * count,
-        image=[Image.fromarray(one.numpy().astype(numpy.uint8)) for one in pictures],
         num_inference_steps=case.steps,
         guidance_scale=case.guidance,
         generator=[torch.Generator().manual_seed(seed) for seed in case.seeds],
         controlnet_conditioning_scale=[control.scale for control in case.controls],
         control_guidance_start=[control.start for control in case.controls],
         control_guidance_end=[control.end for control in case.controls],
-        width=case.width,
-        height=case.height,
         output_type="np",
+        **more,
     ).images
     return {
         "images": torch.from_numpy((images * 255).round()).float(),
         **{f"control.{k}": one for k, one in enumerate(pictures)},
+        **begun,
     }
 
 
