@@ -1,11 +1,11 @@
-// node sheet.mjs --net DIR --edges DIR --photo FILE --class WORD --out FILE [--steps 600] [--scale 1] [--seed 1]
+// node sheet.mjs --net DIR --edges DIR --out FILE (--subject FILE | --photo FILE --class WORD) [--scale 1] [--seed 1]
 // A contact sheet of what the package draws along edges: without the net, with it, and a learnt subject with it. DIR has
 // PNGs of edges (edges.py makes them), each named as its prompt: `a person at the beach.png`. Build the package first.
 
 import { readdirSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { Personalizer } from '../../dist/index.js'
+import { Personalizer, Subject } from '../../dist/index.js'
 import { grid } from '../mini/measure/grid.mjs'
 
 const { values } = parseArgs({
@@ -14,9 +14,9 @@ const { values } = parseArgs({
     net: { type: 'string' },
     edges: { type: 'string' },
     photo: { type: 'string' },
+    subject: { type: 'string' },
     class: { type: 'string', default: 'person' },
     model: { type: 'string', default: 'mini' },
-    steps: { type: 'string' },
     scale: { type: 'string', default: '1' },
     seed: { type: 'string', default: '1' },
     threads: { type: 'string', default: '1' },
@@ -25,12 +25,9 @@ const { values } = parseArgs({
 const word = values.class
 const seed = Number(values.seed)
 const personalizer = await Personalizer.open({ model: values.model, threads: Number(values.threads) })
-const subject = await personalizer.learn({
-  image: values.photo,
-  class: word,
-  name: 'subject',
-  ...(values.steps && { steps: Number(values.steps) }),
-})
+const subject = values.subject
+  ? await Subject.load(values.subject)
+  : await personalizer.learn({ image: values.photo, class: word, name: 'subject' })
 const rows = []
 for (const file of readdirSync(values.edges)
   .filter((name) => name.endsWith('.png'))

@@ -1,8 +1,8 @@
-// node sheet.mjs --lora FILE --out FILE [--model DIR] [--scale 1] [--steps 30]
+// node sheet.mjs --lora FILE --out FILE [--subject FILE | --photo FILE] [--model DIR] [--scale 1] [--steps 30]
 // A subject that was learnt without a LoRA, beside itself with it; drawn by the package: build it first (npm run build).
 
 import { parseArgs } from 'node:util'
-import { Personalizer } from '../../dist/index.js'
+import { Personalizer, Subject } from '../../dist/index.js'
 import { grid } from '../mini/measure/grid.mjs'
 
 const { values } = parseArgs({
@@ -11,6 +11,7 @@ const { values } = parseArgs({
     out: { type: 'string' },
     model: { type: 'string', default: 'mini' },
     photo: { type: 'string', default: new URL('../../models/mini/people/1.png', import.meta.url).pathname },
+    subject: { type: 'string' },
     scale: { type: 'string', default: '1' },
     'learn-steps': { type: 'string' },
     steps: { type: 'string', default: '30' },
@@ -27,7 +28,9 @@ const SCALES = [0, Number(values.scale) / 2, Number(values.scale)]
 
 const personalizer = await Personalizer.open({ model: values.model, threads: Number(values.threads) })
 const steps = values['learn-steps'] === undefined ? undefined : Number(values['learn-steps'])
-const alice = await personalizer.learn({ image: values.photo, class: 'person', name: 'alice', steps })
+const alice = values.subject
+  ? await Subject.load(values.subject)
+  : await personalizer.learn({ image: values.photo, class: 'person', name: 'alice', steps })
 const rows = []
 for (const scale of SCALES) {
   await personalizer.setLoras(scale === 0 ? [] : [{ file: values.lora, scale }])
@@ -35,7 +38,7 @@ for (const scale of SCALES) {
   for (const prompt of PROMPTS) {
     const subjects = prompt.includes('<alice>') ? [alice] : []
     const [picture] = await personalizer.generate({
-      prompt,
+      prompt: prompt.replace('alice', alice.name),
       subjects,
       seed: row.length + 1,
       steps: Number(values.steps),
