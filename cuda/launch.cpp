@@ -105,7 +105,8 @@ void launch(const BackwardParams& params, Stream stream) {
 
 bool runs_here() {
   for (const int d : kHeadSizes)
-    if (!with_head_size(d, []<int D>() { return Instance<D, Bf16>::runs() && Instance<D, Fp16>::runs(); })) return false;
+    if (!with_head_size(d, []<int D>() { return Instance<D, Bf16>::runs() && Instance<D, Fp16>::runs(); }))
+      return false;
   return true;
 }
 

@@ -17,12 +17,14 @@ inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-// True where the current device has the kernel, compiled or as PTX that its driver can translate, and enough shared memory.
+// True where the current device has the kernel, compiled or as PTX that its driver can translate, and enough shared
+// memory.
 template <class P>
 bool kernel_runs(void (*kernel)(P), size_t shared) {
   cudaFuncAttributes attributes;
   int device = 0, limit = 0;
-  const bool known = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && cudaGetDevice(&device) == cudaSuccess &&
+  const bool known = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess &&
+                     cudaGetDevice(&device) == cudaSuccess &&
                      cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
   if (!known) cudaGetLastError();  // an answer, not an error that the next launch should find
   return known && shared <= static_cast<size_t>(limit);

@@ -1,5 +1,6 @@
 // Jobs on LibTorch's meta device, where tensors have shapes and no values. A look at a value that would make a GPU wait
-// raises there. A tensor that was left on the CPU raises in some operators only, so every operator's inputs are looked at.
+// raises there. A tensor that was left on the CPU raises in some operators only, so every operator's inputs are looked
+// at.
 #include <ATen/ExpandUtils.h>
 #include <ATen/Functions.h>
 #include <ATen/record_function.h>
@@ -28,8 +29,9 @@ class Watch {
  public:
   Watch() {
     current_ = this;
-    handle_ = at::addGlobalCallback(at::RecordFunctionCallback(&Watch::look).needsInputs(true).scopes(
-        {at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}));
+    handle_ = at::addGlobalCallback(at::RecordFunctionCallback(&Watch::look)
+                                        .needsInputs(true)
+                                        .scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}));
   }
   ~Watch() {
     at::removeCallback(handle_);
@@ -260,7 +262,9 @@ TEST_CASE("what the meta device lets pass is seen") {
   CHECK(seen([&] { at::mm(x, y); }));
   CHECK(seen([&] { at::linear(x, x, y[0]); }));
   CHECK(seen([&] { at::cat({x, y}); }));
-  CHECK(seen([&] { at::conv2d(x.view({1, 1, 2, 2}), y.view({1, 1, 2, 2}), {}, at::IntArrayRef{1, 1}, at::IntArrayRef{0, 0}); }));
+  CHECK(seen([&] {
+    at::conv2d(x.view({1, 1, 2, 2}), y.view({1, 1, 2, 2}), {}, at::IntArrayRef{1, 1}, at::IntArrayRef{0, 0});
+  }));
   CHECK(!seen([&] { at::mm(x, x) * at::scalar_tensor(2.0); }));
   Watch watch;
   to_device(y, at::kMeta);
