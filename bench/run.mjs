@@ -139,7 +139,7 @@ async function compare(title, model, sides, operations, count) {
       for (const { name, only, rounds: most = count, peer } of round % 2 ? peers.toReversed() : [...peers]) {
         if (round >= most || (only && !only.includes(operation.do))) continue
         const answer = await peer.ask(operation).catch((error) => {
-          if (name === 'ours') throw error
+          if (name === 'ours' || name === DEFAULT) throw error
           console.warn(`! ${name} is not compared any more: ${error.message}`)
           peers.splice(
             peers.findIndex((side) => side.peer === peer),
@@ -261,10 +261,9 @@ if (!values['no-fp32']) {
     ],
     values.quick ? 1 : 3,
   )
-  const { [DEFAULT]: info } = full.opened
   sections.push(["Stable Diffusion 1.5, 512 px, float32: diffusers' default", between(full, 'ours')])
   sections.push([
-    `Stable Diffusion 1.5, 512 px, each as it comes: ours ${info.info.dtype}, diffusers float32`,
+    `Stable Diffusion 1.5, 512 px, each as it comes: ours ${full.opened[DEFAULT].info.dtype}, diffusers float32`,
     between(full, DEFAULT),
   ])
 }

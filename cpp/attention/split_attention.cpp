@@ -17,10 +17,16 @@ at::Tensor attention_map(const at::Tensor& q, const at::Tensor& k) {
   return at::softmax(at::matmul(q * scale, k.transpose(-1, -2)), -1, at::kFloat);
 }
 
+// Empty where nothing is asked for.
 const std::string& wanted() {
   static const std::string value = [] {
     const char* make = std::getenv("SWAP_ATTENTION");
-    return std::string(make ? make : "");
+    const std::string asked = make ? make : "";
+    if (!asked.empty() && asked != "eager" && asked != "eager-cross") {
+      throw Error("SWAP_OPTION_INVALID", "SWAP_ATTENTION is '" + asked + "' in the environment",
+                  "it may be 'eager' or 'eager-cross', or not be set");
+    }
+    return asked;
   }();
   return value;
 }
@@ -72,10 +78,6 @@ AttentionMaps attention_maps(const at::Tensor& q, const at::Tensor& k, const at:
 }
 
 std::string attention_name(at::Device device, at::ScalarType dtype) {
-  if (!wanted().empty() && !plain_attention_wanted()) {
-    throw Error("SWAP_OPTION_INVALID", "SWAP_ATTENTION is '" + wanted() + "' in the environment",
-                "it may be 'eager' or 'eager-cross', or not be set");
-  }
   if (plain_attention_wanted()) return "eager";
   if (device.is_cuda()) {
     const auto* launcher = cuda_launcher();

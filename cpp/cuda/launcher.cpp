@@ -21,11 +21,14 @@ namespace {
 bool takes(at::Device device) {
   static std::mutex mutex;
   static std::map<int, bool> known;
-  const c10::cuda::CUDAGuard guard(device);
+  const auto index = device.has_index() ? device.index() : c10::cuda::current_device();
   const std::lock_guard lock(mutex);
-  const int index = c10::cuda::current_device();
-  const auto found = known.find(index);
-  return found != known.end() ? found->second : (known[index] = cuda::runs_here());
+  const auto [found, fresh] = known.try_emplace(index, false);
+  if (fresh) {
+    const c10::cuda::CUDAGuard guard(index);
+    found->second = cuda::runs_here();
+  }
+  return found->second;
 }
 
 void* current_stream(at::Device device) { return c10::cuda::getCurrentCUDAStream(device.index()).stream(); }

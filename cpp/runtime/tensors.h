@@ -25,8 +25,9 @@ inline at::Tensor to_host(const at::Tensor& tensor) {
   return tensor.to(at::kCPU);
 }
 
-// From the host to where it is computed. Nothing waits: the driver takes small tensors of ordinary memory over before
-// it returns, and the stream keeps the order. Without `non_blocking` LibTorch would wait for all that is queued.
+// From the host to where it is computed. The driver has taken ordinary memory over when it returns, and the stream
+// keeps the order. Without `non_blocking` LibTorch would always wait for all that is queued; so the driver may for
+// large ones.
 inline at::Tensor to_device(const at::Tensor& tensor, at::Device device) {
   return tensor.to(device, tensor.scalar_type(), /*non_blocking=*/true);
 }
