@@ -10,7 +10,7 @@ import { type CallOptions, Job, type JobContext } from './job.ts'
 import { type LearnEvent, learn } from './learn.ts'
 import type { LibTorch } from './libtorch/index.ts'
 import { changeLoras, load, prepareLoras, withLoras } from './loras.ts'
-import type { Model, SingleFileOptions } from './model/index.ts'
+import type { Model, ModelLayout, SingleFileOptions } from './model/index.ts'
 import type { LoraInfo } from './model/lora.ts'
 import type { NativeBinding, NativeEngine } from './native.ts'
 import {
@@ -59,7 +59,7 @@ export interface PersonalizerInfo {
 
 /** @internal What opening needs from the other rooms; tests put their own in place. */
 export interface OpenParts {
-  readModel(model: string, options?: PullOptions & SingleFileOptions): Promise<Model>
+  readLayout(model: string, options?: PullOptions & SingleFileOptions): Promise<ModelLayout>
   /** `prefer`: the flavour to take where there are both. */
   findLibtorch(prefer: 'cpu' | 'cuda'): Promise<LibTorch>
   loadAddon(): NativeBinding
@@ -68,9 +68,9 @@ export interface OpenParts {
 }
 
 const PARTS: OpenParts = {
-  readModel: async (model, options) => {
+  readLayout: async (model, options) => {
     const { path, name } = await (await import('./hub/index.ts')).locateModel(model, options)
-    const read = await (await import('./model/index.ts')).readModel(path, options)
+    const read = await (await import('./model/index.ts')).readLayout(path, options)
     return name === undefined ? read : { ...read, name }
   },
   findLibtorch: async (prefer) => (await import('./libtorch/index.ts')).findLibtorch({ prefer }),
@@ -273,7 +273,7 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
   const both = AbortSignal.any([signal, failure.signal])
   const variant = options.dtype === 'bfloat16' || options.dtype === 'float16' ? 'fp16' : 'full'
   const { config, predictionType } = options
-  const model = await parts.readModel(options.model, {
+  const { rest, ...layout } = await parts.readLayout(options.model, {
     config,
     predictionType,
     variant,
@@ -281,7 +281,7 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
     onProgress: report,
   })
   both.throwIfAborted()
-  const loras = await (await import('./model/lora.ts')).readLoras(model, options.loras)
+  const loras = await (await import('./model/lora.ts')).readLoras(layout, options.loras)
   both.throwIfAborted()
   const gpu = parts.hasGpuDriver()
   const libtorch = engineOverride() ? undefined : await parts.findLibtorch(wantedFlavour(options.device, gpu))
@@ -291,19 +291,22 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
   const { engine, device } = createEngine(binding, choices)
   try {
     const request = {
-      spec: model.spec,
-      tensors: model.tensors,
+      spec: layout.spec,
+      tensors: layout.tensors,
       device,
       dtype: options.dtype,
       threads: options.threads ?? 0,
     }
-    const engineInfo = await runTask(() => load(engine, withLoras(request, loras), report), both).catch(
-      (error: unknown) => {
-        throw failure.signal.aborted ? failure.signal.reason : error
-      },
-    )
+    const loading = runTask(() => load(engine, withLoras(request, loras), report), both)
+    // Meanwhile; what goes wrong here ends the loading.
+    const completing = rest().catch((error: unknown) => failure.abort(error))
+    const engineInfo = await loading.catch((error: unknown) => {
+      throw failure.signal.aborted ? failure.signal.reason : error
+    })
+    const rested = await completing
     failure.signal.throwIfAborted()
     signal.throwIfAborted()
+    const model: Model = { ...layout, ...rested! }
     const info = {
       model: model.name,
       path: model.path,

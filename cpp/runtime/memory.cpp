@@ -152,6 +152,13 @@ void release_kept_blocks() {
 SmallPages::SmallPages() { ++small_pages; }
 SmallPages::~SmallPages() { --small_pages; }
 
+void take_pages(void* data, size_t size) {
+#ifdef MADV_POPULATE_WRITE
+  const auto begin = reinterpret_cast<uintptr_t>(data) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), reinterpret_cast<uintptr_t>(data) + size - begin, MADV_POPULATE_WRITE);
+#endif
+}
+
 MemoryUse memory_use() { return allocator ? allocator->use() : MemoryUse(); }
 
 }  // namespace swap
@@ -161,6 +168,7 @@ MemoryUse memory_use() { return allocator ? allocator->use() : MemoryUse(); }
 namespace swap {
 void keep_large_blocks() {}
 void release_kept_blocks() {}
+void take_pages(void*, size_t) {}
 SmallPages::SmallPages() = default;
 SmallPages::~SmallPages() = default;
 MemoryUse memory_use() { return {}; }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <sstream>
 
 #include "attention/cpu/parallel.h"
@@ -43,18 +44,73 @@ struct Piece {
 // for each output channel, else its elements.
 int64_t row_length(const at::Tensor& target) { return target.is_contiguous() ? 1 : target.numel() / target.size(0); }
 
-// Puts numbers, as they lie in the file, in their places.
-void place(const at::Tensor& target, int64_t from, const at::Tensor& numbers, const at::Tensor& floats) {
+// Turns the type of numbers that lie one behind the other. `floats` holds at least as many.
+void convert(const at::Tensor& target, const at::Tensor& numbers, const at::Tensor& floats) {
   // LibTorch turns float16 into bfloat16 one by one, but both from and to float32 many at a time.
   const bool halves = numbers.scalar_type() == at::kHalf && target.scalar_type() == at::kBFloat16;
-  const auto source = halves ? floats.narrow(0, 0, numbers.numel()).copy_(numbers) : numbers;
+  target.copy_(halves ? floats.narrow(0, 0, numbers.numel()).copy_(numbers) : numbers);
+}
+
+// One row [channels, P] to [P, channels], four channels a store where they are whole fours.
+template <int64_t P, typename T>
+void turn(const T* from, T* to, int64_t channels) {
+  int64_t c = 0;
+  for (; c + 4 <= channels; c += 4, from += 4 * P) {
+    for (int64_t p = 0; p < P; ++p) {
+      const T four[4] = {from[p], from[P + p], from[2 * P + p], from[3 * P + p]};
+      std::memcpy(to + p * channels + c, four, sizeof(four));
+    }
+  }
+  for (; c < channels; ++c, from += P) {
+    for (int64_t p = 0; p < P; ++p) to[p * channels + c] = from[p];
+  }
+}
+
+template <typename T>
+void to_channels_last(const at::Tensor& source, char* target, int64_t channels, int64_t pixels) {
+  const int64_t row = channels * pixels;
+  const auto* from = static_cast<const T*>(source.const_data_ptr());
+  auto* to = reinterpret_cast<T*>(target);
+  const auto* const end = from + source.numel();
+  for (; from < end; from += row, to += row) {
+    if (pixels == 9) {  // all but a few
+      turn<9>(from, to, channels);
+      continue;
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t p = 0; p < pixels; ++p) to[p * channels + c] = from[c * pixels + p];
+    }
+  }
+}
+
+// Where one thread turns its pieces.
+struct Scratch {
+  at::Tensor bytes;      // as they lie in the file
+  at::Tensor floats;     // float16 on its way to bfloat16
+  at::Tensor converted;  // bytes of the target's type, still in the file's order
+};
+
+// Puts numbers, as they lie in the file, in their places.
+void place(const at::Tensor& target, int64_t from, const at::Tensor& numbers, const Scratch& scratch) {
+  const int64_t n = numbers.numel();
   if (target.is_contiguous()) {
-    target.view(-1).narrow(0, from, numbers.numel()).copy_(source);
+    convert(target.view(-1).narrow(0, from, n), numbers, scratch.floats);
     return;
   }
-  const int64_t row = row_length(target), channels = target.size(1);
-  const auto rows = target.narrow(0, from / row, numbers.numel() / row);
-  rows.copy_(source.view({rows.size(0), channels, target.size(2), target.size(3)}));
+  // First the type, then the order: LibTorch's copy does both at once one by one.
+  auto source = numbers;
+  const auto item = static_cast<int64_t>(target.element_size());
+  if (numbers.scalar_type() != target.scalar_type()) {
+    source = scratch.converted.narrow(0, 0, n * item).view(target.scalar_type());
+    convert(source, numbers, scratch.floats);
+  }
+  const int64_t channels = target.size(1), pixels = row_length(target) / channels;
+  auto* const to = static_cast<char*>(target.data_ptr()) + from * item;
+  if (item == 2) {
+    to_channels_last<uint16_t>(source, to, channels, pixels);
+  } else {
+    to_channels_last<uint32_t>(source, to, channels, pixels);
+  }
 }
 
 }  // namespace
@@ -113,7 +169,10 @@ void WeightStore::read_pending() {
     longest = std::max(longest, std::min(n, target.numel()) * item);
   }
   const int64_t count = static_cast<int64_t>(pieces.size()), workers = cpu::worker_count(count);
-  const auto staging = at::empty({workers, longest}, at::kByte), floats = at::empty({workers, longest / 2}, at::kFloat);
+  std::vector<Scratch> scratch(static_cast<size_t>(workers));
+  for (auto& one : scratch) {
+    one = {at::empty({longest}, at::kByte), at::empty({longest / 2}, at::kFloat), at::empty({4 * longest}, at::kByte)};
+  }
   std::atomic<int64_t> failed = -1;
   cpu::run_parallel(count, [&](int64_t index, int64_t worker) {
     const auto& [tensor, from, n] = pieces[static_cast<size_t>(index)];
@@ -121,12 +180,14 @@ void WeightStore::read_pending() {
     const auto dtype = scalar_type(*entry);
     const int64_t item = static_cast<int64_t>(c10::elementSize(dtype));
     const bool straight = dtype == target.scalar_type() && target.is_contiguous();
-    const auto numbers =
-        straight ? target.view(-1).narrow(0, from, n) : staging[worker].narrow(0, 0, n * item).view(dtype);
+    const auto size = static_cast<int64_t>(target.element_size());
+    take_pages(static_cast<char*>(target.data_ptr()) + from * size, static_cast<size_t>(n * size));
+    const auto& own = scratch[static_cast<size_t>(worker)];
+    const auto numbers = straight ? target.view(-1).narrow(0, from, n) : own.bytes.narrow(0, 0, n * item).view(dtype);
     if (!file->read(numbers.data_ptr(), n * item, entry->begin + static_cast<uint64_t>(from * item))) {
       failed = static_cast<int64_t>(tensor);
     } else if (!straight) {
-      place(target, from, numbers, floats[worker]);
+      place(target, from, numbers, own);
     }
   });
   if (failed >= 0) {

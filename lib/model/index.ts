@@ -47,13 +47,32 @@ export interface Model {
   warnings: string[]
 }
 
+/** What is not needed to read the weights, and takes a while. */
+type ModelRest = Pick<Model, 'tokenizers' | 'fingerprint'>
+
+/** A model whose tensors are known: an engine can read them while the rest is made. */
+export interface ModelLayout extends Omit<Model, keyof ModelRest> {
+  /**
+   * Opens the tokenizers and takes the fingerprint.
+   *
+   * @throws SwapError `SWAP_TOKENIZER_…`, `SWAP_FILE_…`
+   */
+  rest(): Promise<ModelRest>
+}
+
+/** Reads a model whole: {@link readLayout}, and the rest. */
+export async function readModel(model: string, options: SingleFileOptions = {}): Promise<Model> {
+  const { rest, ...layout } = await readLayout(model, options)
+  return { ...layout, ...(await rest()) }
+}
+
 /**
- * Reads a model: its configs, its tensor headers and its tokenizer, and checks that they belong together.
+ * Reads a model's configs and tensor headers, and checks that they belong together.
  *
  * @param model `'mini'`, the path of a diffusers folder, or of a checkpoint of a single file
  * @throws SwapError `SWAP_MODEL_…`, `SWAP_TENSOR_…`, `SWAP_SCHEDULER_…`, `SWAP_TOKENIZER_…`, `SWAP_FILE_…`
  */
-export async function readModel(model: string, options: SingleFileOptions = {}): Promise<Model> {
+export async function readLayout(model: string, options: SingleFileOptions = {}): Promise<ModelLayout> {
   const path = modelPath(model)
   const single = await isSingleFile(path)
   if (!single && options.config !== undefined) {
@@ -61,7 +80,7 @@ export async function readModel(model: string, options: SingleFileOptions = {}):
       hint: `"${path}" has its own configs`,
     })
   }
-  const { home, ...parts } = single ? await readSingleFile(path, options) : await readFolder(path)
+  const { home, openTokenizers, ...parts } = single ? await readSingleFile(path, options) : await readFolder(path)
   const { spec } = parts
   const tensors = parts.tensors.filter(({ name }) => !isUnread(spec, name))
   if (options.predictionType !== undefined) spec.noise.predictionType = options.predictionType
@@ -76,7 +95,7 @@ export async function readModel(model: string, options: SingleFileOptions = {}):
     tensors,
     resolution: spec.unet.sampleSize * vaeFactor,
     vaeFactor,
-    fingerprint: await fingerprint(spec, tensors),
+    rest: async () => ({ tokenizers: await openTokenizers(), fingerprint: await fingerprint(spec, tensors) }),
   }
 }
 
@@ -115,15 +134,18 @@ async function readFolder(path: string): Promise<ModelParts> {
   for (const component of components) {
     stored.set(component, await readTensors(join(path, component), component))
   }
-  const tokenizers: ClipTokenizer[] = []
-  for (const [index, { positions, vocab }] of spec.textEncoders.entries()) {
-    const folder = join(path, index === 0 ? 'tokenizer' : `tokenizer_${index + 1}`)
-    tokenizers.push(await ClipTokenizer.open(folder, { positions, vocab }))
+  const openTokenizers = async () => {
+    const tokenizers: ClipTokenizer[] = []
+    for (const [index, { positions, vocab }] of spec.textEncoders.entries()) {
+      const folder = join(path, index === 0 ? 'tokenizer' : `tokenizer_${index + 1}`)
+      tokenizers.push(await ClipTokenizer.open(folder, { positions, vocab }))
+    }
+    return tokenizers
   }
   return {
     spec,
     tensors: tensorTable(spec, stored, warnings),
-    tokenizers,
+    openTokenizers,
     scheduler,
     zeroNegative: second && index.boolean('force_zeros_for_empty_prompt', true),
     home: path,

@@ -26,7 +26,8 @@ export interface SingleFileOptions {
 export interface ModelParts {
   spec: ModelSpec
   tensors: TensorEntry[]
-  tokenizers: ClipTokenizer[]
+  /** One for each text encoder. */
+  openTokenizers(): Promise<ClipTokenizer[]>
   scheduler: SchedulerFile
   /** Where no negative prompt was given, its states are zeros. */
   zeroNegative: boolean
@@ -101,7 +102,7 @@ export async function readSingleFile(path: string, options: SingleFileOptions): 
   return {
     spec,
     tensors: table(file, spec, places, warnings),
-    tokenizers: await tokenizers(given, spec, places),
+    openTokenizers: () => openTokenizers(given, spec, places),
     scheduler,
     zeroNegative: xl,
     home: given ?? path,
@@ -189,7 +190,7 @@ function usualScheduler(xl: boolean, two: boolean): SchedulerFile {
   }
 }
 
-async function tokenizers(
+async function openTokenizers(
   folder: string | undefined,
   spec: ModelSpec,
   places: readonly TextPlace[],

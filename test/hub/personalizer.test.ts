@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { locateModel } from '../../lib/hub/index.ts'
-import { readModel } from '../../lib/model/index.ts'
+import { readLayout } from '../../lib/model/index.ts'
 import type { OpenProgress } from '../../lib/options.ts'
 import { packageRoot } from '../../lib/paths.ts'
 import { swap } from '../cli/kit.ts'
@@ -20,9 +20,9 @@ async function begin(options: HubOptions = {}): Promise<void> {
   home = temporary()
   hub = await serveHub(home, { id: 'tiny/mini', files: mini, ...options })
   for (const [name, value] of Object.entries(hub.env)) vi.stubEnv(name, value)
-  parts.readModel = async (model, options) => {
+  parts.readLayout = async (model, options) => {
     const { path, name } = await locateModel(model, options)
-    const read = await readModel(path)
+    const read = await readLayout(path)
     return name === undefined ? read : { ...read, name }
   }
 }

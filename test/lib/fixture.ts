@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { afterEach, beforeAll, beforeEach, expect, vi } from 'vitest'
 import type { CallOptions } from '../../lib/job.ts'
-import { type Model, readModel } from '../../lib/model/index.ts'
+import { type Model, type ModelLayout, readModel } from '../../lib/model/index.ts'
 import type { OpenOptions } from '../../lib/options.ts'
 import { packageRoot } from '../../lib/paths.ts'
 import { type OpenParts, openWith, type Personalizer } from '../../lib/personalizer.ts'
@@ -26,7 +26,7 @@ export function useFakeBinding(): void {
   beforeEach(() => {
     binding = new FakeBinding()
     parts = {
-      readModel: async () => mini,
+      readLayout: async () => layoutOf(mini),
       findLibtorch: async () => {
         throw new Error('no LibTorch is looked for beside an engine that was named')
       },
@@ -40,6 +40,11 @@ export function useFakeBinding(): void {
   afterEach(() => {
     vi.unstubAllEnvs()
   })
+}
+
+/** A model as opening finds it. */
+export function layoutOf({ tokenizers, fingerprint, ...layout }: Model): ModelLayout {
+  return { ...layout, rest: async () => ({ tokenizers, fingerprint }) }
 }
 
 export function open(options: OpenOptions = {}, call: CallOptions = {}): Promise<Personalizer> {

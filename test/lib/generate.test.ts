@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { SwapError } from '../../lib/errors.ts'
 import { Subject } from '../../lib/subject.ts'
 import { type Call, generateResult, PROGRESS } from './fake_binding.ts'
-import { binding, engine, mini, open, PHOTO, parts, until, useFakeBinding, WIDTH } from './fixture.ts'
+import { binding, engine, layoutOf, mini, open, PHOTO, parts, until, useFakeBinding, WIDTH } from './fixture.ts'
 
 useFakeBinding()
 
@@ -89,7 +89,7 @@ describe('generate', () => {
 
   test('an inpainting model needs a picture, paints all of it without a mask, and is not learnt on', async () => {
     const unet = { ...mini.spec.unet, inChannels: 9 }
-    parts.readModel = async () => ({ ...mini, name: 'painter', spec: { ...mini.spec, unet } })
+    parts.readLayout = async () => layoutOf({ ...mini, name: 'painter', spec: { ...mini.spec, unet } })
     const personalizer = await open()
     binding.onGenerate = drawn
     const missing = await personalizer.generate({ prompt: 'a dog' }).catch((error: unknown) => error)

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { DisposedError, SwapError } from '../../lib/errors.ts'
 import { type OpenParts, openWith, Personalizer } from '../../lib/personalizer.ts'
 import { ENGINE_INFO, nativeError, PROGRESS } from './fake_binding.ts'
-import { binding, engine, mini, open, PHOTO, parts, until, useFakeBinding } from './fixture.ts'
+import { binding, engine, layoutOf, mini, open, PHOTO, parts, until, useFakeBinding } from './fixture.ts'
 
 useFakeBinding()
 
@@ -140,7 +140,7 @@ describe('open', () => {
     }
     vi.stubEnv('SWAP_ENGINE_LIBRARY', '')
     const broken: OpenParts = {
-      readModel: async () => fail('model'),
+      readLayout: async () => fail('model'),
       findLibtorch: async () => fail('libtorch'),
       loadAddon: () => fail('addon'),
       addonFolder: () => fail('folder'),
@@ -149,7 +149,7 @@ describe('open', () => {
     await expect(openWith(broken, { device: 'tpu' }, {})).rejects.toMatchObject({ code: 'SWAP_OPTION_INVALID' })
     expect(asked).toEqual([])
     await expect(openWith(broken, {}, {})).rejects.toMatchObject({ code: 'SWAP_TEST_MODEL' })
-    broken.readModel = parts.readModel
+    broken.readLayout = parts.readLayout
     await expect(openWith(broken, {}, {})).rejects.toMatchObject({ code: 'SWAP_TEST_LIBTORCH' })
     vi.stubEnv('SWAP_ENGINE_LIBRARY', process.execPath)
     await expect(openWith(broken, {}, {})).rejects.toMatchObject({ code: 'SWAP_TEST_ADDON' })
@@ -188,6 +188,15 @@ describe('open', () => {
     expect(error).toBeInstanceOf(SwapError)
     expect(error).toMatchObject({ code: 'SWAP_MEMORY_FULL', message: 'no memory', hint: 'do something', cause: native })
     expect((error as Error).stack).toContain('--- called from ---')
+    expect(engine().closed).toBe(1)
+  })
+
+  test('a tokenizer that turns out to be broken while weights are read ends the reading', async () => {
+    binding.onLoad = () => {}
+    const error = new SwapError('SWAP_TOKENIZER_FILE', 'no tokenizer')
+    parts.readLayout = async () => ({ ...layoutOf(mini), rest: async () => Promise.reject(error) })
+    await expect(open()).rejects.toMatchObject({ code: 'SWAP_TOKENIZER_FILE', message: 'no tokenizer' })
+    expect(engine().loads[0]?.cancelled).toBe(true)
     expect(engine().closed).toBe(1)
   })
 

@@ -8,7 +8,7 @@ import { describe, expect, test } from 'vitest'
 import { addonFolder, hasEngine, loadAddon } from '../../lib/addon.ts'
 import { hasGpuDriver } from '../../lib/device.ts'
 import { findLibtorch } from '../../lib/libtorch/index.ts'
-import { readModel } from '../../lib/model/index.ts'
+import { readLayout } from '../../lib/model/index.ts'
 import { packageRoot } from '../../lib/paths.ts'
 import { type OpenParts, openWith } from '../../lib/personalizer.ts'
 
@@ -24,7 +24,7 @@ const mini = join(packageRoot(), 'models', 'mini')
 
 /** As on a machine with NVIDIA's driver: only then is the engine for CUDA tried for 'auto'. */
 const parts: OpenParts = {
-  readModel: (model, options) => readModel(model, options),
+  readLayout: (model, options) => readLayout(model, options),
   findLibtorch: (prefer) => findLibtorch({ env: { ...process.env, SWAP_LIBTORCH: libtorch }, prefer }),
   loadAddon,
   addonFolder,

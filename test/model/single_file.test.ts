@@ -179,8 +179,10 @@ describe('what the tensors do not say', () => {
   })
 
   test('padding is the end token in 1.x and "!" in 2.x; XL has one of each', async () => {
-    const pads = async (name: string) =>
-      (await readSingleFile(sparse(name, goldens[name]!).path, {})).tokenizers.map(({ pad }) => pad)
+    const pads = async (name: string) => {
+      const { openTokenizers } = await readSingleFile(sparse(name, goldens[name]!).path, {})
+      return (await openTokenizers()).map(({ pad }) => pad)
+    }
     expect(await pads('v1-5')).toEqual([49407])
     expect(await pads('v2-1')).toEqual([0])
     expect(await pads('sd_xl_base')).toEqual([49407, 0])

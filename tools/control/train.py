@@ -28,6 +28,7 @@ from sheet import contact_sheet  # noqa: E402
 CHECK = 256  # pictures never trained on, for the validation error
 DRAWN = 16  # of them on a sheet
 WIDTHS = (16, 32, 64, 128)  # of the edges' embedding
+NEW = 3.0  # rate of the layers that the U-Net does not have, over that of its copy
 
 
 class Data:
@@ -41,14 +42,18 @@ class Data:
         self.captions = [json.loads(line)['caption'] for p in paths for line in open(p.with_suffix('.jsonl'))]
         self.ids = tokenizer(self.captions, padding='max_length', max_length=77, return_tensors='pt').input_ids.short()
         self.count = len(self.latents) - CHECK
+        self.found: dict[int, np.ndarray] = {}  # edges of the rows asked for so far, eight pixels a byte
+
+    def lines_of(self, row: int) -> np.ndarray:
+        if row not in self.found:
+            shard = int(np.searchsorted(self.starts, row, 'right')) - 1
+            picture = torch.from_numpy(self.pictures[shard][row - self.starts[shard]][None]).permute(0, 3, 1, 2).float() / 255
+            self.found[row] = np.packbits(edges(picture)[0, 0].bool().numpy())
+        return np.unpackbits(self.found[row]).reshape(SIDE, SIDE)
 
     def lines(self, rows: torch.Tensor) -> torch.Tensor:
-        pictures = []
-        for row in rows.tolist():
-            shard = int(np.searchsorted(self.starts, row, 'right')) - 1
-            pictures.append(self.pictures[shard][row - self.starts[shard]])
-        x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-        return edges(x).expand(-1, 3, -1, -1).contiguous(memory_format=CHANNELS_LAST)
+        x = torch.from_numpy(np.stack([self.lines_of(row) for row in rows.tolist()])).float()[:, None]
+        return x.expand(-1, 3, -1, -1).contiguous(memory_format=CHANNELS_LAST)
 
 
 class Trainer:
@@ -64,7 +69,12 @@ class Trainer:
         self.data = Data(a.pictures, a.latents, self.tokenizer, a.shards)
         self.net = ControlNetModel.from_unet(self.unet, conditioning_embedding_out_channels=WIDTHS)
         self.net.requires_grad_(True).train().to(memory_format=CHANNELS_LAST)
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=a.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        # What begins at zero, and the edges' embedding before it, has everything to learn; the copy only needs to adapt.
+        new, copied = [], []
+        for name, weight in self.net.named_parameters():
+            (new if name.startswith('controlnet_') else copied).append(weight)
+        groups = [{'params': new, 'factor': NEW}, {'params': copied, 'factor': 1.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=a.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.average = Average(self.net, 0.998)
         self.seen = self.step = 0
         if state := load_state(a.work / 'control-state.pt'):
@@ -111,7 +121,7 @@ class Trainer:
         (error * self.weights[t]).mean().backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         for group in self.optimiser.param_groups:
-            group['lr'] = self.rate()
+            group['lr'] = self.rate() * group['factor']
         self.optimiser.step()
         self.average.update(self.net, self.step)
         self.step += 1
@@ -189,7 +199,7 @@ def main() -> None:
     arguments.add_argument('--work', type=Path, required=True)
     arguments.add_argument('--until', type=int, default=120_000, help='samples')
     arguments.add_argument('--shards', type=int, default=1000, help='of pictures to take at most')
-    arguments.add_argument('--batch', type=int, default=32)
+    arguments.add_argument('--batch', type=int, default=16)
     arguments.add_argument('--rate', type=float, default=4e-4)
     arguments.add_argument('--sheet-every', type=int, default=20_000)
     arguments.add_argument('--threads', type=int, default=2)
