@@ -13,11 +13,12 @@ namespace {
 
 // A wide convolution over few pixels spends its time on packing its weights anew for each call: 59 MB for 64 pixels at
 // the bottom of SD 1.5. As a product with the pixels' neighbourhoods the weights are read once, as they lie.
-constexpr int64_t kFewPixels = 512, kManyWeights = int64_t(1) << 22;
+constexpr int64_t kFewPixels = 512, kWeightsPerPixel = 8192;
 
 bool as_product(at::IntArrayRef x, const at::Tensor& weight, int64_t stride, int64_t padding) {
-  return weight.device().is_cpu() && weight.size(2) == 3 && stride == 1 && padding == 1 &&
-         x[0] * x[2] * x[3] <= kFewPixels && weight.numel() >= kManyWeights;
+  const int64_t pixels = x[0] * x[2] * x[3];
+  return weight.device().is_cpu() && weight.size(2) == 3 && stride == 1 && padding == 1 && pixels <= kFewPixels &&
+         weight.numel() >= kWeightsPerPixel * pixels;
 }
 
 // [out, in, 3, 3] channels-last -> [out, 9 in], a view

@@ -3,7 +3,7 @@
 namespace swap {
 
 at::Tensor UNetBlock::run(size_t j, const at::Tensor& x, const at::Tensor& time, AttentionContext& context) const {
-  const auto h = resnets[j](context.cancel.at(x), time);
+  const auto h = resnets[j](context.cancel.at(x), time.narrow(0, 0, x.size(0)));
   return transformers.empty() ? h : transformers[j](h, context);
 }
 
@@ -59,6 +59,7 @@ at::Tensor DownPath::enter(const at::Tensor& latents) const {
 
 DownPath::Features DownPath::operator()(const at::Tensor& input, const at::Tensor& time,
                                         AttentionContext& context) const {
+  const int64_t B = context.k_states.size(0);
   auto x = input;
   std::vector<at::Tensor> skips{x};
   for (const auto& block : down_) {
@@ -71,8 +72,9 @@ DownPath::Features DownPath::operator()(const at::Tensor& input, const at::Tenso
       skips.push_back(x);
     }
   }
-  x = mid_resnets_[0](context.cancel.at(x), time);
+  x = mid_resnets_[0](context.cancel.at(repeat_to(x, B)), time);
   if (mid_transformer_) x = mid_resnets_[1]((*mid_transformer_)(x, context), time);
+  for (auto& skip : skips) skip = repeat_to(skip, B);
   return {std::move(skips), x};
 }
 

@@ -18,7 +18,7 @@ struct UNetBlock {
   std::vector<SpatialTransformer> transformers;  // one behind each resnet, or none
   Conv2d resample;                               // undefined at the end of the line
 
-  // x [B, C, h, w] through the j-th resnet and transformer; `time` is the embedding after SiLU
+  // x [B or b, C, h, w] through the j-th resnet and transformer; `time` [B, ...] is the embedding after SiLU
   at::Tensor run(size_t j, const at::Tensor& x, const at::Tensor& time, AttentionContext& context) const;
 };
 
@@ -27,8 +27,8 @@ class DownPath {
   DownPath(const Scope& scope, const UNetSpec& spec);
 
   // [B, 4 * channels] after SiLU, as every resnet takes it.
-  at::Tensor time_embedding(const at::Tensor& timesteps, const Conditions& conditions) const {
-    return time_(timesteps, conditions);
+  at::Tensor time_embedding(const at::Tensor& timesteps, const Conditions& conditions, int64_t B) const {
+    return repeat_to(time_(timesteps, conditions), B);
   }
   // latents [B, in, h, w] fp32 -> [B, channels, h, w]
   at::Tensor enter(const at::Tensor& latents) const;
@@ -37,7 +37,8 @@ class DownPath {
     std::vector<at::Tensor> skips;  // in the order that they are made, that of `skip_channels`
     at::Tensor middle;
   };
-  // x: what `enter` gave, or that and a picture's embedding.
+  // x [b, ...]: what `enter` gave, or that and a picture's embedding. `time` and the text states are [B, ...], B a
+  // multiple of b: up to the first cross-attention samples that differ in their words alone are one.
   Features operator()(const at::Tensor& x, const at::Tensor& time, AttentionContext& context) const;
 
   // Writes K of states [1, L, C] for every cross-attention layer here into `keys`.

@@ -4,6 +4,8 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <vector>
+
 #include "models/convolution.h"
 #include "models/norm.h"
 #include "weights/store.h"
@@ -62,6 +64,11 @@ struct LayerNorm {
 // a + b, in the memory of `a`, which nobody else may have, where no gradient is wanted
 inline at::Tensor sum_into(at::Tensor a, const at::Tensor& b) {
   return c10::GradMode::is_enabled() ? a + b : a.add_(b);
+}
+
+// [b, ...] -> [B, ...], the whole of it again and again
+inline at::Tensor repeat_to(const at::Tensor& x, int64_t B) {
+  return x.size(0) == B ? x : at::cat(std::vector<at::Tensor>(B / x.size(0), x));  // keeps the layout
 }
 
 // [B, N, heads * d] -> [B, heads, N, d]

@@ -45,18 +45,19 @@ at::Tensor SpatialTransformer::operator()(const at::Tensor& x, AttentionContext&
   auto h = norm_(x);
   if (!linear_) h = conv_in_(h);
   h = h.permute({0, 2, 3, 1}).reshape({x.size(0), x.size(2) * x.size(3), x.size(1)});
+  const int64_t B = context.k_states.size(0);
   if (linear_) h = linear_in_(h);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const auto& block = blocks_[i];
     h = context.cancel.at(h);
-    h = sum_into(self_attention(block.self, block.norm1(h)), h);
+    h = repeat_to(sum_into(self_attention(block.self, block.norm1(h)), h), B);
     h = sum_into(cross_attention(block.cross, block.norm2(h), context, first_layer_ + static_cast<int64_t>(i)), h);
     h = sum_into(block.out(gated_linear(block.norm3(h), block.gate.weight, block.gate.bias)), h);
   }
   if (linear_) h = linear_out_(h);
-  h = h.view({x.size(0), x.size(2), x.size(3), x.size(1)}).permute({0, 3, 1, 2});
+  h = h.view({h.size(0), x.size(2), x.size(3), x.size(1)}).permute({0, 3, 1, 2});
   if (!linear_) h = conv_out_(h);
-  return x + h;
+  return repeat_to(x, h.size(0)) + h;
 }
 
 at::Tensor SpatialTransformer::self_attention(const Attention& layer, const at::Tensor& x) const {

@@ -14,7 +14,7 @@ class SpatialTransformer {
   SpatialTransformer(const Scope& scope, const UNetSpec& spec, int64_t channels, int64_t heads, int64_t depth,
                      int64_t first_layer);
 
-  // x [B, C, h, w]
+  // x [b, C, h, w], text states in the context [B, L, C], B a multiple of b -> [B, C, h, w]
   at::Tensor operator()(const at::Tensor& x, AttentionContext& context) const;
 
   // Writes K of `states` [1, L, C] for every cross-attention layer of this transformer into `keys`.

@@ -11,7 +11,9 @@ class UNet {
  public:
   UNet(const Scope& scope, const UNetSpec& spec);
 
-  // latents [B, in, h, w] fp32, timesteps [B] (may be fractional) -> [B, out, h, w] fp32.
+  // latents [b, in, h, w] fp32, timesteps [b] (may be fractional), text states in the context [B, L, C] ->
+  // [B, out, h, w] fp32. Where there are more text states than latents, these are meant again for each next b of them:
+  // what comes before the first cross-attention is then computed once. (Not where `conditions` has states of a sample.)
   // context.losses is sized here; it is filled where context.reference asks for it.
   at::Tensor operator()(const at::Tensor& latents, const at::Tensor& timesteps, AttentionContext& context,
                         const Conditions& conditions = {}) const;

@@ -114,7 +114,8 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       const TextStates& unwanted = guided ? negative->at(timesteps[i]) : states;
       context.k_states = rows(unwanted.k, states.k);
       context.v_states = rows(unwanted.v, states.v);
-      if (guided) noisy = at::cat({noisy, noisy});
+      // Before the first cross-attention the two halves of a guided batch differ in these alone.
+      if (guided && states.pooled.defined()) noisy = at::cat({noisy, noisy});
       const auto t = at::full({noisy.size(0)}, timesteps[i], noisy.options().dtype(at::kFloat));
       Conditions conditions;
       if (states.pooled.defined()) {
