@@ -15,6 +15,7 @@
 
 #include "attention/cpu/attention.h"
 #include "attention/cpu/flash.h"
+#include "attention/cpu/geglu.h"
 #include "attention/cpu/norm.h"
 #include "attention/cpu/pairs.h"
 
@@ -56,6 +57,8 @@ constinit const FlashKernel kFlashAvx512PairsBFloat16 =
     make_flash_kernel<BFloat16, Avx512BFloat16>("avx512-bf16", true, 256);
 
 constinit const NormKernel kNormAvx512PairsBFloat16 = make_norm_kernel<BFloat16, Avx512BFloat16>(true);
+
+constinit const GegluKernel kGegluAvx512PairsBFloat16 = make_geglu_kernel<BFloat16, Avx512BFloat16>(true);
 
 }  // namespace swap::cpu
 

@@ -1,9 +1,10 @@
-// The CPU kernels of split cross-attention, self-attention and normalisation, and which of them this processor has.
+// The CPU kernels of split cross-attention, self-attention, normalisation and GEGLU, and which of them this processor has.
 #pragma once
 
 #include <vector>
 
 #include "attention/cpu/flash_kernel.h"
+#include "attention/cpu/geglu_kernel.h"
 #include "attention/cpu/kernel.h"
 #include "attention/cpu/norm_kernel.h"
 
@@ -31,9 +32,15 @@ extern const NormKernel kNormAvx2Float, kNormAvx2BFloat16;
 extern const NormKernel kNormAvx512Float, kNormAvx512BFloat16;
 extern const NormKernel kNormAvx512PairsBFloat16;
 
+extern const GegluKernel kGegluPortableFloat, kGegluPortableBFloat16;
+extern const GegluKernel kGegluAvx2Float, kGegluAvx2BFloat16;
+extern const GegluKernel kGegluAvx512Float, kGegluAvx512BFloat16;
+extern const GegluKernel kGegluAvx512PairsBFloat16;
+
 // Those that run on this processor, the fastest first.
 const std::vector<const Kernel*>& kernels(bool bfloat16);
 const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16);
 const std::vector<const NormKernel*>& norm_kernels(bool bfloat16);
+const std::vector<const GegluKernel*>& geglu_kernels(bool bfloat16);
 
 }  // namespace swap::cpu
