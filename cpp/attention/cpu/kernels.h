@@ -1,4 +1,5 @@
-// The CPU kernels of split cross-attention, self-attention, normalisation and GEGLU, and which of them this processor has.
+// The CPU kernels of split cross-attention, self-attention, normalisation and GEGLU, and which of them this processor
+// has.
 #pragma once
 
 #include <vector>
