@@ -145,6 +145,7 @@ void describe(V& visit, PromptTokens& it) {
   visit("slots", it.slots);
   visit.optional("weights", it.weights);
   visit.optional("zero", it.zero);
+  visit.optional("isolate", it.isolate);
 }
 
 template <typename V>

@@ -159,6 +159,7 @@ struct PromptTokens {
   std::vector<SubjectSlot> slots;         // the same positions in all encoders, counted over the chunks
   std::vector<float> weights;             // one a position, for the states; their mean is restored. Empty: all 1
   bool zero = false;                      // states and pooled state are zeros, whatever the ids
+  bool isolate = false;                   // words that are no subject keep their states with the class words
 };
 
 // ---------------------------------------------------------------------------------------------

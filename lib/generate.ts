@@ -48,6 +48,9 @@ export async function generate(
   const negativePrompt = options.negativePrompt ?? (model.zeroNegative ? undefined : '')
   const steps = options.steps ?? model.defaults.steps
   const guidanceScale = options.guidanceScale ?? model.defaults.guidanceScale
+  // What another program's embedding stands for has no class word that the others could keep to.
+  const isolate =
+    options.isolate ?? (model.defaults.isolate && subjects.every(({ classWord }) => classWord !== undefined))
   const { width, height, initial } = await readBeginning(options, steps, model)
   if (count * width * height * 3 > MAX_BYTES) {
     throw invalidOption('option "count" of generate()', `must be lower for ${width} x ${height} pixels`, count)
@@ -66,7 +69,7 @@ export async function generate(
   ])
   const placeholders = subjects.map(({ name, classWord, tokens }) => ({ name, classWord, tokens }))
   const texts = { prompt, negative: negativePrompt }
-  const encoded = encodePrompts(model.tokenizers, texts, placeholders, { weights: promptWeights })
+  const encoded = encodePrompts(model.tokenizers, texts, placeholders, { weights: promptWeights, isolate })
   const used = new Set([...encoded.prompt.slots, ...encoded.negative.slots].map(({ subject }) => subject))
   subjects.forEach(({ name }, index) => {
     if (!used.has(index)) context.warn(`the subject "${name}" is not used: the prompt has no <${name}>`)
@@ -128,6 +131,7 @@ export async function generate(
           steps,
           guidanceScale,
           ...(promptWeights && { promptWeights }),
+          ...(used.size > 0 && { isolate }),
           ...(guidanceRescale > 0 && { guidanceRescale }),
           scheduler: schedulerName(request.scheduler),
           seed: seeds[index]!,

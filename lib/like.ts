@@ -8,6 +8,7 @@ const OPTIONS = [
   'prompt',
   'negativePrompt',
   'promptWeights',
+  'isolate',
   'steps',
   'guidanceScale',
   'guidanceRescale',

@@ -141,6 +141,8 @@ export interface PromptTokens {
   weights?: Float32Array | undefined
   /** States and pooled state are zeros. */
   zero?: boolean | undefined
+  /** Words that are no subject keep the states that they have with the class words; what follows the text does not. */
+  isolate?: boolean | undefined
 }
 
 export type SchedulerKind = 'ddim' | 'pndm' | 'euler' | 'euler-a' | 'dpm++2m' | 'unipc' | 'lcm'

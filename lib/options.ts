@@ -253,6 +253,11 @@ export const generateSchema = object({
   mask: v.optional(image),
   /** Whether `(word:1.2)` in the prompts is a weight; else brackets are text. Default no. */
   promptWeights: v.optional(v.boolean('must be true or false'), false),
+  /**
+   * Whether words that are no subject mean what they mean beside its class word, so that nothing of the subject goes
+   * into them. Default: the model's, else no.
+   */
+  isolate: v.optional(v.boolean('must be true or false')),
   /** How far the spread of the guided output returns to that without guidance, 0 to 1. Default 0. */
   guidanceRescale: v.optional(number(0, 1), 0),
   /** ControlNets that take part, one or several at once. Default none. */

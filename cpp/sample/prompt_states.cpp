@@ -80,11 +80,32 @@ at::Tensor PromptStates::embeddings(size_t encoder, const std::vector<int64_t>& 
   return x.view({ids_[encoder].size(0), ids_[encoder].size(1), x.size(1)});
 }
 
-at::Tensor PromptStates::encode(const std::vector<int64_t>& stages, Vectors which) const {
+at::Tensor PromptStates::isolated(size_t encoder, const at::Tensor& states) {
+  if (class_states_.empty()) {
+    for (size_t e = 0; e < model_.text.size(); ++e) {
+      const auto x = embeddings(e, {}, &SubjectVectors::k, [](const SubjectVectors&) { return false; });
+      class_states_.push_back(model_.text[e].encode(x, cancel_).flatten(0, 1).unsqueeze(0));
+    }
+  }
+  // The end of a chunk's text and the padding behind it sum up the whole chunk: they stay with the subjects.
+  const auto& ids = prompt_.ids[encoder];
+  const auto length = static_cast<int64_t>(ids.size()), chunk = ids_[encoder].size(1);
+  const auto own = at::zeros({1, length, 1}, at::kBool);
+  for (int64_t begin = 0; begin < length; begin += chunk) {
+    const auto first = ids.begin() + begin, last = first + chunk;
+    const auto end = std::find(first, last, model_.text[encoder].spec().eos) - ids.begin();
+    own.narrow(1, end, begin + chunk - end).fill_(true);
+  }
+  for (const auto& slot : prompt_.slots) own.narrow(1, slot.position, subjects_[slot.subject].tokens).fill_(true);
+  return at::where(to_device(own, states.device()), states, class_states_[encoder]);
+}
+
+at::Tensor PromptStates::encode(const std::vector<int64_t>& stages, Vectors which) {
   std::vector<at::Tensor> parts;
   for (size_t e = 0; e < model_.text.size(); ++e) {
     const auto x = embeddings(e, stages, which, [](const SubjectVectors&) { return true; });
-    parts.push_back(model_.text[e].encode(x, cancel_).flatten(0, 1).unsqueeze(0));
+    const auto states = model_.text[e].encode(x, cancel_).flatten(0, 1).unsqueeze(0);
+    parts.push_back(prompt_.isolate && !prompt_.slots.empty() ? isolated(e, states) : states);
   }
   return weighted(parts.size() == 1 ? parts[0] : at::cat(parts, 2)).to(model_.unet.dtype());
 }

@@ -32,7 +32,9 @@ class PromptStates {
   template <typename Predicate>
   at::Tensor embeddings(size_t encoder, const std::vector<int64_t>& stages, Vectors which,
                         Predicate&& takes_part) const;
-  at::Tensor encode(const std::vector<int64_t>& stages, Vectors which) const;  // [1, L, C]
+  at::Tensor encode(const std::vector<int64_t>& stages, Vectors which);  // [1, L, C]
+  // An encoder's states [1, L, d] with the subjects, but of words that are none those with the class words.
+  at::Tensor isolated(size_t encoder, const at::Tensor& states);
   at::Tensor pooled(const std::vector<int64_t>& stages) const;
   at::Tensor weighted(const at::Tensor& states) const;
   TextStates zeros() const;
@@ -41,10 +43,11 @@ class PromptStates {
   const PromptTokens& prompt_;
   const std::vector<SubjectVectors>& subjects_;
   Cancel cancel_;
-  std::vector<at::Tensor> ids_;         // by encoder, [chunks, positions]
-  std::vector<at::Tensor> embeddings_;  // by encoder, [L, d]
-  bool pooled_varies_ = false;          // some subject stands in the pooled prompt too
-  at::Tensor pooled_;                   // of the class words; undefined until it is asked for
+  std::vector<at::Tensor> ids_;           // by encoder, [chunks, positions]
+  std::vector<at::Tensor> embeddings_;    // by encoder, [L, d]
+  std::vector<at::Tensor> class_states_;  // by encoder, [1, L, d]; empty until they are asked for
+  bool pooled_varies_ = false;            // some subject stands in the pooled prompt too
+  at::Tensor pooled_;                     // of the class words; undefined until it is asked for
   std::map<std::vector<int64_t>, TextStates> cache_;
 };
 

@@ -24,6 +24,7 @@ interface GenerateFlags extends ModelFlags {
   scheduler?: GenerateOptions['scheduler']
   negativePrompt?: string
   promptWeights?: boolean
+  isolate?: boolean
   width?: number
   image?: string
   strength?: number
@@ -54,6 +55,8 @@ export function addGenerate(program: Command): void {
     .addOption(new Option('--scheduler <name>', "(default: the model's)").choices(SCHEDULERS))
     .option('--negative-prompt <text>', 'what to keep away from')
     .option('--prompt-weights', '(word:1.2) in the prompts is a weight')
+    .option('--isolate', "keep words behind a subject apart from it (default: the model's)")
+    .option('--no-isolate', 'let them take something of it')
     .option('--width <px>', "(default: the model's, or the size of --image)", number)
     .option('--height <px>', "(default: the model's, or the size of --image)", number)
     .option('--image <file>', 'a picture to begin from, or - for standard input')
@@ -93,6 +96,7 @@ export function addGenerate(program: Command): void {
           like: flags.like,
           negativePrompt: flags.negativePrompt,
           promptWeights: flags.promptWeights,
+          isolate: flags.isolate,
           steps: flags.steps,
           guidanceScale: flags.guidanceScale,
           scheduler: flags.scheduler,

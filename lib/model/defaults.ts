@@ -11,6 +11,8 @@ export interface ModelDefaults {
   guidanceScale: number
   /** Denoising steps. */
   steps: number
+  /** Whether words behind a subject are kept apart from it. */
+  isolate: boolean
   learn: {
     steps: number
     learningRate: number
@@ -54,6 +56,7 @@ export async function readDefaults(
     defaults: {
       guidanceScale: own.number('guidanceScale', spec.unet.pooledWidth ? 5 : 7.5),
       steps: own.integer('steps', 30, 1, 1000),
+      isolate: own.boolean('isolate', false),
       learn: {
         steps: learn.integer('steps', 600),
         learningRate: learn.number('learningRate', 1e-4),

@@ -27,6 +27,8 @@ export function placeholders(text: string): string[] {
 export interface PromptOptions {
   /** `(word:1.2)` is a weight; else brackets are text. */
   weights?: boolean | undefined
+  /** Words that are no subject keep the states that they have with the class words. */
+  isolate?: boolean | undefined
 }
 
 /**
@@ -42,7 +44,7 @@ export function encodePrompt(
   tokenizers: readonly ClipTokenizer[],
   text: string,
   subjects: readonly PlaceholderSubject[],
-  { weights = false }: PromptOptions = {},
+  { weights = false, isolate = false }: PromptOptions = {},
 ): PromptTokens {
   const source = text.normalize('NFC')
   const parts = (weights ? parseWeights(source) : [{ text: source, weight: 1 }]).flatMap(({ text, weight }) =>
@@ -63,6 +65,7 @@ export function encodePrompt(
   }
   const encoded: PromptTokens = { ids: [first!, ...others].map(({ ids }) => ids), slots }
   if (all.some((weight) => weight !== 1)) encoded.weights = Float32Array.from(all)
+  if (isolate && slots.length > 0) encoded.isolate = true
   return encoded
 }
 

@@ -28,7 +28,7 @@ describeParity('a prompt becomes text states and a pooled state', () => {
     const weights = has('weights') ? tensors.get('weights').data : undefined
     const slots = prompt.slots.map(({ position }) => position).join(', ')
     const title = `${prompt.ids[0]!.length} positions, subject at [${slots}]${inPooled ? ' (pooled too)' : ''}`
-    test(`${name}: ${title}${weights ? ', weights' : ''}${prompt.zero ? ', zeros' : ''}`, async () => {
+    test(`${name}: ${title}${weights ? ', weights' : ''}${prompt.zero ? ', zeros' : ''}${prompt.isolate ? ', isolated' : ''}`, async () => {
       await withEngine(model(name), 'float32', async (opened) => {
         const vectors = (kind: string) => tensors.under(`${kind}.`).map(({ data }) => data)
         const subject = { stages: 4, tokens: 2, inPooled, k: vectors('k'), v: vectors('v') }

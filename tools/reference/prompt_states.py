@@ -32,6 +32,7 @@ class Case:
     in_pooled: bool = False
     zero: bool = False
     timestep: float = 620.5
+    isolate: bool = False
 
 
 CASES = [
@@ -43,6 +44,8 @@ CASES = [
     Case("xl-odd-widths", places=(3, 40), in_pooled=True, timestep=3),
     Case("xl-some-blocks", chunks=2, places=(7, 120), in_pooled=True, timestep=999),
     Case("xl", zero=True),
+    Case("sd1", chunks=2, weighted=True, places=(5, 20, 90), isolate=True),
+    Case("xl", places=(3,), isolate=True, timestep=3),
 ]
 
 
@@ -59,6 +62,17 @@ def ids(parts: Parts, chunks: int, generator: torch.Generator) -> list[Tensor]:
             words[chunk, end] = config.eos_token_id
         rows.append(words)
     return rows
+
+
+def subjects_own(parts: Parts, tokens: list[Tensor], places: tuple[int, ...]) -> Tensor:
+    """[chunks, positions, C], where states come of the prompt with the subject: it, a text's end and what follows."""
+    by_encoder = []
+    for encoder, ids in zip(parts.text_encoders, tokens):
+        own = (ids == encoder.config.eos_token_id).cumsum(1) > 0
+        for place in places:
+            own.view(-1)[place : place + 2] = True
+        by_encoder.append(own[..., None].expand(*own.shape, encoder.config.hidden_size))
+    return torch.cat(by_encoder, -1)
 
 
 @torch.no_grad()
@@ -84,6 +98,8 @@ def compute(case: Case, parts: Parts) -> tuple[dict[str, Tensor], dict]:
     weights = 0.5 + torch.rand(case.chunks * positions, generator=generator)
     for name, kind in (("keys", "k"), ("values", "v")):
         states = text_states(parts, tokens, [slots(kind, encoder) for encoder in encoders])
+        if case.isolate:
+            states = torch.where(subjects_own(parts, tokens, case.places), states, text_states(parts, tokens, None))
         states = states.flatten(0, 1)[None]
         if case.weighted:
             mean = states.mean()
@@ -104,6 +120,7 @@ def compute(case: Case, parts: Parts) -> tuple[dict[str, Tensor], dict]:
             "ids": [one.flatten().tolist() for one in tokens],
             "slots": [{"subject": 0, "position": place} for place in case.places],
             "zero": case.zero,
+            "isolate": case.isolate,
         },
     }
     return {key: tensor.float().contiguous().clone() for key, tensor in tensors.items()}, described
