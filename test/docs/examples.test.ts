@@ -1,16 +1,14 @@
 /** The examples of the pages about ways to generate, as they stand there, on the embedded model. */
 import { execFile } from 'node:child_process'
-import { copyFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import sharp from 'sharp'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { Personalizer } from '../../lib/index.ts'
-import { readModel } from '../../lib/model/index.ts'
 import { packageRoot } from '../../lib/paths.ts'
-import { loraParts, miniParts, pack } from '../limits/adapters.ts'
-import { controlSpecFor, writeControl } from '../model/control_kit.ts'
+import { miniParts, pack } from '../limits/adapters.ts'
 
 /** Pictures that are there before an example runs. */
 const GIVEN = ['me.png', 'mask.png', 'edges.png']
@@ -19,13 +17,9 @@ const root = packageRoot()
 const photo = join(root, 'models', 'mini', 'people', '0.png')
 
 let subject: Buffer
-/** A ControlNet of random weights. */
-let net: string
 let folder: string
 
 beforeAll(async () => {
-  const { spec } = await readModel('mini')
-  net = writeControl(mkdtempSync(join(tmpdir(), 'swap-docs-net-')), controlSpecFor(spec), { weights: 'random' })
   const personalizer = await Personalizer.open()
   try {
     subject = (await personalizer.learn({ image: photo, class: 'person', name: 'alice', steps: 1 })).toBuffer()
@@ -34,7 +28,7 @@ beforeAll(async () => {
   }
 })
 
-/** What a reader has at hand: the package, a photo, a mask, a subject, a LoRA, and the model as a single file. */
+/** What a reader has at hand: the package, a photo, a mask, a subject, a LoRA, a ControlNet, the model as a single file. */
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'swap-docs-'))
   const installed = join(folder, 'node_modules', '@swap', 'native')
@@ -42,19 +36,21 @@ beforeEach(async () => {
   symlinkSync(root, installed, 'junction')
   copyFileSync(photo, join(folder, 'me.png'))
   writeFileSync(join(folder, 'alice.safetensors'), subject)
-  writeFileSync(join(folder, 'style.safetensors'), pack(loraParts()))
+  copyFileSync(join(root, 'tools', 'lora', 'duotone.safetensors'), join(folder, 'style.safetensors'))
   writeFileSync(join(folder, 'mini.safetensors'), pack(await miniParts()))
   const white = { create: { width: 80, height: 40, channels: 3 as const, background: '#fff' } }
   await sharp({ create: { width: 128, height: 128, channels: 3, background: '#000' } })
     .composite([{ input: white, left: 24, top: 32 }])
     .toFile(join(folder, 'mask.png'))
-  copyFileSync(join(folder, 'mask.png'), join(folder, 'edges.png'))
-  cpSync(net, join(folder, 'edges'), { recursive: true })
+  copyFileSync(
+    join(root, 'tools', 'control', 'drawings', 'a photo of a person at the beach.png'),
+    join(folder, 'edges.png'),
+  )
+  symlinkSync(join(root, 'tools', 'control', 'edges'), join(folder, 'edges'), 'junction')
   return () => rmSync(folder, { recursive: true, force: true })
 })
 
 afterAll(() => {
-  rmSync(net, { recursive: true, force: true })
   expect(PAGES.flatMap((page) => blocks(page, 'js'))).not.toEqual([])
 })
 

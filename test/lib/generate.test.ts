@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { SwapError } from '../../lib/errors.ts'
+import type { GenerateOptions } from '../../lib/options.ts'
 import { Subject } from '../../lib/subject.ts'
 import { type Call, generateResult, PROGRESS } from './fake_binding.ts'
 import { binding, engine, layoutOf, mini, open, PHOTO, parts, until, useFakeBinding, WIDTH } from './fixture.ts'
@@ -113,6 +114,32 @@ describe('generate', () => {
     expect(position).toBe(77 + 16)
     expect(request.prompt.weights?.[position]).toBe(1.5)
     expect(picture?.parameters.promptWeights).toBe(true)
+    await personalizer.close()
+  })
+
+  test('words are kept apart from a subject as the model would have it, or the caller, but not from an embedding', async () => {
+    const personalizer = await open()
+    binding.onGenerate = drawn
+    const alice = makeSubject('alice')
+    const style = new Subject({ name: 'style', classWord: undefined, vectors: alice.vectors, metadata: {} })
+    const isolated = async (options: GenerateOptions) => {
+      const [picture] = await personalizer.generate({ seed: 3, ...options })
+      const { prompt, negative } = engine().generates.at(-1)!.request
+      return [prompt.isolate, negative.isolate, picture!.parameters.isolate]
+    }
+    const prompt = 'a photo of <alice> and a dog'
+    expect(await isolated({ prompt, subjects: [alice] })).toEqual([true, undefined, true])
+    expect(await isolated({ prompt, subjects: [alice], negativePrompt: 'not <alice>' })).toEqual([true, true, true])
+    expect(await isolated({ prompt, subjects: [alice], isolate: false })).toEqual([undefined, undefined, false])
+    expect(await isolated({ prompt: 'a dog' })).toEqual([undefined, undefined, undefined])
+    const both = { prompt: `${prompt}, <style>`, subjects: [alice, style] }
+    expect(await isolated(both)).toEqual([undefined, undefined, false])
+    expect(await isolated({ ...both, isolate: true })).toEqual([true, undefined, true])
+    expect(await isolated({ subjects: [alice, style], like: { prompt, isolate: true } })).toEqual([
+      true,
+      undefined,
+      true,
+    ])
     await personalizer.close()
   })
 

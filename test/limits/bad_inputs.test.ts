@@ -222,6 +222,7 @@ const BEGINNINGS: Row[] = [
     () => begin({ image: grey(9, 16, 1600), width: 128, height: undefined }),
   ],
   ['a rescale above 1', 'SWAP_OPTION_INVALID', () => begin({ guidanceRescale: 1.5 })],
+  ['isolation that is a word', 'SWAP_OPTION_INVALID', () => begin({ isolate: 'yes' as never })],
   ['a rescale of NaN', 'SWAP_OPTION_INVALID', () => begin({ guidanceRescale: Number.NaN })],
   ['more steps than LCM chooses from', 'SWAP_SCHEDULER_STEPS', () => begin({ scheduler: 'lcm', steps: 51 })],
   ["another program's name for it", 'SWAP_OPTION_UNKNOWN', () => begin({ init_image: PHOTO })],

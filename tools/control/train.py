@@ -197,7 +197,7 @@ def main() -> None:
     arguments.add_argument('--pictures', type=Path, required=True)
     arguments.add_argument('--latents', type=Path, required=True, help="of the pictures, by the model's autoencoder")
     arguments.add_argument('--work', type=Path, required=True)
-    arguments.add_argument('--until', type=int, default=120_000, help='samples')
+    arguments.add_argument('--until', type=int, default=50_000, help='samples')
     arguments.add_argument('--shards', type=int, default=1000, help='of pictures to take at most')
     arguments.add_argument('--batch', type=int, default=16)
     arguments.add_argument('--rate', type=float, default=4e-4)

@@ -42,6 +42,8 @@ const METHODS = values.settings
         ...JSON.parse(values.inversion),
       },
     }
+/** How pictures are drawn, in generate()'s options: plain Textual Inversion has but its vector. */
+const DRAWN = { inversion: { isolate: false } }
 const TITLES = { method: 'the method', inversion: 'Textual Inversion' }
 
 /** `{}` is the subject, or in the scorer's prompt its class word. */
@@ -121,7 +123,8 @@ async function make(subject, method) {
       learnt ??= await Subject.load(file)
       const p = await open()
       const started = performance.now()
-      const [image] = await p.generate({ prompt: prompt.replace('{}', '<subject>'), subjects: [learnt], seed })
+      const asked = { prompt: prompt.replace('{}', '<subject>'), subjects: [learnt], seed }
+      const [image] = await p.generate({ ...asked, ...DRAWN[method] })
       times.pictures.push((performance.now() - started) / 1000)
       await image.save(picture)
       keep()
