@@ -62,7 +62,7 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tens
 // both [..., 2 F], the product's factor and what its GELU is taken of; dy [..., F] -> the gradient of both
 at::Tensor product_gradient(const at::Tensor& both, const at::Tensor& dy) {
   auto gradient = at::empty_like(both);
-  const auto& kernels = cpu::geglu_kernels(both.scalar_type() == at::kBFloat16);
+  const auto& kernels = cpu::gelu_kernels(both.scalar_type() == at::kBFloat16);
   const bool known = both.scalar_type() == at::kFloat || both.scalar_type() == at::kBFloat16;
   if (known && both.device().is_cpu() && !kernels.empty() && both.is_contiguous() && both.numel() > 0 &&
       dy.size(-1) % 16 == 0) {
@@ -72,7 +72,8 @@ at::Tensor product_gradient(const at::Tensor& both, const at::Tensor& dy) {
     p.halves = both.const_data_ptr(), p.dy = dense.const_data_ptr(), p.out = gradient.mutable_data_ptr();
     const int64_t rows = std::max<int64_t>(1, kLeastValues / p.width), items = (p.rows + rows - 1) / rows;
     cpu::run_parallel(items, [&](int64_t item, int64_t) {
-      for (int64_t row = item * rows; row < std::min(p.rows, (item + 1) * rows); ++row) kernels[0]->gradient(p, row);
+      for (int64_t row = item * rows; row < std::min(p.rows, (item + 1) * rows); ++row)
+        kernels[0]->geglu_gradient(p, row);
     });
     return gradient;
   }

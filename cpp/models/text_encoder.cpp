@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "models/quick_gelu.h"
 #include "runtime/recompute.h"
 
 namespace swap {
@@ -46,7 +47,7 @@ at::Tensor TextEncoder::apply(const Layer& layer, const at::Tensor& x, const at:
   const auto map = at::softmax(at::matmul(q, heads(layer.k).transpose(2, 3)) + mask, 3);
   const auto z = x + layer.out(join_heads(at::matmul(map, heads(layer.v))).to(dtype));
   const auto h = layer.fc1(layer.norm2(z).to(dtype));
-  return z + layer.fc2(spec_.activation == "quick_gelu" ? h * at::sigmoid(h * 1.702) : at::gelu(h));
+  return z + layer.fc2(spec_.activation == "quick_gelu" ? quick_gelu(h) : at::gelu(h));
 }
 
 EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel, bool whole) const {

@@ -12,7 +12,7 @@
 
 #include "attention/cpu/attention.h"
 #include "attention/cpu/flash.h"
-#include "attention/cpu/geglu.h"
+#include "attention/cpu/gelu.h"
 #include "attention/cpu/norm.h"
 
 namespace swap::cpu {
@@ -132,8 +132,8 @@ constinit const FlashKernel kFlashAvx2BFloat16 = make_flash_kernel<BFloat16, Avx
 constinit const NormKernel kNormAvx2Float = make_norm_kernel<float, Avx2>(false);
 constinit const NormKernel kNormAvx2BFloat16 = make_norm_kernel<BFloat16, Avx2>(true);
 
-constinit const GegluKernel kGegluAvx2Float = make_geglu_kernel<float, Avx2>(false);
-constinit const GegluKernel kGegluAvx2BFloat16 = make_geglu_kernel<BFloat16, Avx2>(true);
+constinit const GeluKernel kGeluAvx2Float = make_gelu_kernel<float, Avx2>(false);
+constinit const GeluKernel kGeluAvx2BFloat16 = make_gelu_kernel<BFloat16, Avx2>(true);
 
 }  // namespace swap::cpu
 

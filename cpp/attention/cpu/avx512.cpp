@@ -16,7 +16,7 @@
 #include "attention/cpu/attention.h"
 #include "attention/cpu/avx512_math.h"
 #include "attention/cpu/flash.h"
-#include "attention/cpu/geglu.h"
+#include "attention/cpu/gelu.h"
 #include "attention/cpu/norm.h"
 
 namespace swap::cpu {
@@ -79,8 +79,8 @@ constinit const FlashKernel kFlashAvx512BFloat16 = make_flash_kernel<BFloat16, A
 constinit const NormKernel kNormAvx512Float = make_norm_kernel<float, Avx512>(false);
 constinit const NormKernel kNormAvx512BFloat16 = make_norm_kernel<BFloat16, Avx512>(true);
 
-constinit const GegluKernel kGegluAvx512Float = make_geglu_kernel<float, Avx512>(false);
-constinit const GegluKernel kGegluAvx512BFloat16 = make_geglu_kernel<BFloat16, Avx512>(true);
+constinit const GeluKernel kGeluAvx512Float = make_gelu_kernel<float, Avx512>(false);
+constinit const GeluKernel kGeluAvx512BFloat16 = make_gelu_kernel<BFloat16, Avx512>(true);
 
 }  // namespace swap::cpu
 

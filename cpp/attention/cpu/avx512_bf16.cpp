@@ -15,7 +15,7 @@
 
 #include "attention/cpu/attention.h"
 #include "attention/cpu/flash.h"
-#include "attention/cpu/geglu.h"
+#include "attention/cpu/gelu.h"
 #include "attention/cpu/norm.h"
 #include "attention/cpu/pairs.h"
 
@@ -58,7 +58,7 @@ constinit const FlashKernel kFlashAvx512PairsBFloat16 =
 
 constinit const NormKernel kNormAvx512PairsBFloat16 = make_norm_kernel<BFloat16, Avx512BFloat16>(true);
 
-constinit const GegluKernel kGegluAvx512PairsBFloat16 = make_geglu_kernel<BFloat16, Avx512BFloat16>(true);
+constinit const GeluKernel kGeluAvx512PairsBFloat16 = make_gelu_kernel<BFloat16, Avx512BFloat16>(true);
 
 }  // namespace swap::cpu
 

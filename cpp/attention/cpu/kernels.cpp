@@ -38,14 +38,14 @@ struct Found {
   std::vector<const Kernel*> split;
   std::vector<const FlashKernel*> flash;
   std::vector<const NormKernel*> norm;
-  std::vector<const GegluKernel*> geglu;
+  std::vector<const GeluKernel*> gelu;
   void add(const Kernel& kernel, const FlashKernel& flash_kernel) {
     split.push_back(&kernel);
     flash.push_back(&flash_kernel);
   }
-  void add(const NormKernel& kernel, const GegluKernel& geglu_kernel) {
+  void add(const NormKernel& kernel, const GeluKernel& gelu_kernel) {
     norm.push_back(&kernel);
-    geglu.push_back(&geglu_kernel);
+    gelu.push_back(&gelu_kernel);
   }
 };
 
@@ -64,15 +64,15 @@ Found find(bool bfloat16) {
   if (!bfloat16) found.add(kPortableFloat, kFlashPortableFloat);
 #endif
 #ifdef SWAP_ATTENTION_X86
-  if (bfloat16 && has_avx512_bf16()) found.add(kNormAvx512PairsBFloat16, kGegluAvx512PairsBFloat16);
-  if (has_avx512() && bfloat16) found.add(kNormAvx512BFloat16, kGegluAvx512BFloat16);
-  if (has_avx512() && !bfloat16) found.add(kNormAvx512Float, kGegluAvx512Float);
-  if (has_avx2() && bfloat16) found.add(kNormAvx2BFloat16, kGegluAvx2BFloat16);
-  if (has_avx2() && !bfloat16) found.add(kNormAvx2Float, kGegluAvx2Float);
+  if (bfloat16 && has_avx512_bf16()) found.add(kNormAvx512PairsBFloat16, kGeluAvx512PairsBFloat16);
+  if (has_avx512() && bfloat16) found.add(kNormAvx512BFloat16, kGeluAvx512BFloat16);
+  if (has_avx512() && !bfloat16) found.add(kNormAvx512Float, kGeluAvx512Float);
+  if (has_avx2() && bfloat16) found.add(kNormAvx2BFloat16, kGeluAvx2BFloat16);
+  if (has_avx2() && !bfloat16) found.add(kNormAvx2Float, kGeluAvx2Float);
 #endif
 #ifdef __GNUC__
-  if (bfloat16) found.add(kNormPortableBFloat16, kGegluPortableBFloat16);
-  if (!bfloat16) found.add(kNormPortableFloat, kGegluPortableFloat);
+  if (bfloat16) found.add(kNormPortableBFloat16, kGeluPortableBFloat16);
+  if (!bfloat16) found.add(kNormPortableFloat, kGeluPortableFloat);
 #endif
   return found;
 }
@@ -87,6 +87,6 @@ const Found& found(bool bfloat16) {
 const std::vector<const Kernel*>& kernels(bool bfloat16) { return found(bfloat16).split; }
 const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16) { return found(bfloat16).flash; }
 const std::vector<const NormKernel*>& norm_kernels(bool bfloat16) { return found(bfloat16).norm; }
-const std::vector<const GegluKernel*>& geglu_kernels(bool bfloat16) { return found(bfloat16).geglu; }
+const std::vector<const GeluKernel*>& gelu_kernels(bool bfloat16) { return found(bfloat16).gelu; }
 
 }  // namespace swap::cpu

@@ -1,11 +1,11 @@
-// The CPU kernels of split cross-attention, self-attention, normalisation and GEGLU, and which of them this processor
+// The CPU kernels of split cross-attention, self-attention, normalisation and GELU, and which of them this processor
 // has.
 #pragma once
 
 #include <vector>
 
 #include "attention/cpu/flash_kernel.h"
-#include "attention/cpu/geglu_kernel.h"
+#include "attention/cpu/gelu_kernel.h"
 #include "attention/cpu/kernel.h"
 #include "attention/cpu/norm_kernel.h"
 
@@ -33,15 +33,15 @@ extern const NormKernel kNormAvx2Float, kNormAvx2BFloat16;
 extern const NormKernel kNormAvx512Float, kNormAvx512BFloat16;
 extern const NormKernel kNormAvx512PairsBFloat16;
 
-extern const GegluKernel kGegluPortableFloat, kGegluPortableBFloat16;
-extern const GegluKernel kGegluAvx2Float, kGegluAvx2BFloat16;
-extern const GegluKernel kGegluAvx512Float, kGegluAvx512BFloat16;
-extern const GegluKernel kGegluAvx512PairsBFloat16;
+extern const GeluKernel kGeluPortableFloat, kGeluPortableBFloat16;
+extern const GeluKernel kGeluAvx2Float, kGeluAvx2BFloat16;
+extern const GeluKernel kGeluAvx512Float, kGeluAvx512BFloat16;
+extern const GeluKernel kGeluAvx512PairsBFloat16;
 
 // Those that run on this processor, the fastest first.
 const std::vector<const Kernel*>& kernels(bool bfloat16);
 const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16);
 const std::vector<const NormKernel*>& norm_kernels(bool bfloat16);
-const std::vector<const GegluKernel*>& geglu_kernels(bool bfloat16);
+const std::vector<const GeluKernel*>& gelu_kernels(bool bfloat16);
 
 }  // namespace swap::cpu

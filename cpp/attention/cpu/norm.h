@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "attention/cpu/norm_kernel.h"
+#include "attention/cpu/sigmoid.h"
 
 namespace swap::cpu {
 namespace {
@@ -21,11 +22,6 @@ struct Norm {
   static Item item(const NormProblem& p, int64_t index) {
     const int64_t begin = index % p.chunks * p.chunk_pixels, end = begin + p.chunk_pixels;
     return {index / p.chunks, begin, end < p.pixels ? end : p.pixels};
-  }
-
-  static V sigmoid(V z) {
-    const V e = Isa::exp2(Isa::min(Isa::mul(z, Isa::set(-1.44269504f)), Isa::set(126)));
-    return Isa::div(Isa::set(1), Isa::add(Isa::set(1), e));
   }
 
   // Sums of two values that `of(vector of x, vector of dy, channel)` gives, by channel: four vectors of channels at a
@@ -72,7 +68,7 @@ struct Norm {
 
   // dz of y = z sigmoid(z)
   static V behind_silu(const NormProblem& p, int64_t c, V x, V dy) {
-    const V z = Isa::fma(x, Isa::load(p.scale + c), Isa::load(p.shift + c)), s = sigmoid(z);
+    const V z = Isa::fma(x, Isa::load(p.scale + c), Isa::load(p.shift + c)), s = sigmoid<Isa>(z);
     const V slope = Isa::fma(Isa::mul(z, s), Isa::sub(Isa::set(1), s), s);
     return Isa::mul(dy, slope);
   }
@@ -96,7 +92,7 @@ struct Norm {
     if (p.silu) {
       transform<false>(p, index, [&](int64_t c, V x, V) {
         const V z = Isa::fma(x, Isa::load(p.scale + c), Isa::load(p.shift + c));
-        return Isa::mul(z, sigmoid(z));
+        return Isa::mul(z, sigmoid<Isa>(z));
       });
     } else {
       transform<false>(p, index,

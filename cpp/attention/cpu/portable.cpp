@@ -5,7 +5,7 @@
 
 #include "attention/cpu/attention.h"
 #include "attention/cpu/flash.h"
-#include "attention/cpu/geglu.h"
+#include "attention/cpu/gelu.h"
 #include "attention/cpu/norm.h"
 
 namespace swap::cpu {
@@ -125,8 +125,8 @@ constinit const FlashKernel kFlashPortableBFloat16 = make_flash_kernel<BFloat16,
 constinit const NormKernel kNormPortableFloat = make_norm_kernel<float, Portable>(false);
 constinit const NormKernel kNormPortableBFloat16 = make_norm_kernel<BFloat16, Portable>(true);
 
-constinit const GegluKernel kGegluPortableFloat = make_geglu_kernel<float, Portable>(false);
-constinit const GegluKernel kGegluPortableBFloat16 = make_geglu_kernel<BFloat16, Portable>(true);
+constinit const GeluKernel kGeluPortableFloat = make_gelu_kernel<float, Portable>(false);
+constinit const GeluKernel kGeluPortableBFloat16 = make_gelu_kernel<BFloat16, Portable>(true);
 
 }  // namespace swap::cpu
 

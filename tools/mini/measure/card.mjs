@@ -32,8 +32,9 @@ const folder = dirname(values.readme)
 const percent = (share) => `${(100 * share).toFixed(0)} %`
 const hits = ({ share, low, high, count }) =>
   `${percent(share)} (${(100 * low).toFixed(0)} to ${(100 * high).toFixed(0)}) of ${count}`
-const mean = (e) => (e ? `${e.mean.toFixed(2)} (${e.low.toFixed(2)} to ${e.high.toFixed(2)})` : 'no picture')
-const apart = (e) => (e.mean === null ? '–' : `${e.mean.toFixed(2)} (${e.low.toFixed(2)} to ${e.high.toFixed(2)})`)
+const mean = (e, digits = 2) =>
+  e ? `${e.mean.toFixed(digits)} (${e.low.toFixed(2)} to ${e.high.toFixed(2)})` : 'no picture'
+const apart = (e) => (e.mean === null ? '–' : `${e.mean.toFixed(3)} (${e.low.toFixed(3)} to ${e.high.toFixed(3)})`)
 const table = (head, rows) => [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n')
 
 /** Numbers in the safetensors files of a part, from their headers. */
@@ -77,6 +78,7 @@ const GROUPS = {
   'unseen pair': 'attribute and scene, a pair never seen together',
   'two people': 'two people',
 }
+const SIDES = { method: 'the method', inversion: 'Textual Inversion', isolated: 'the same, drawn with `isolate`' }
 const WHO = {
   people: 'people of unseen combinations',
   inked: 'people of the unseen style',
@@ -130,17 +132,19 @@ const SECTIONS = {
     `Learnt from one picture each, by the method${of(s.settings.method)} and by plain Textual Inversion (one vector for keys and values, one stage, no attention loss${learningRate(s.settings.inversion)}), ${s.prompts} prompts and ${s.seeds} seed${s.seeds === 1 ? '' : 's'}:\n\n` +
       Object.entries(s.groups)
         .map(([group, g]) => {
-          const rows = [
-            [
-              'identity',
-              ...[g.method, g.inversion].map((m) => mean(m.identity)),
-              apart(g.methodMinusInversion.identity),
-            ],
-            ['prompt', ...[g.method, g.inversion].map((m) => mean(m.prompt)), apart(g.methodMinusInversion.prompt)],
-            ['prompt passed', ...[g.method, g.inversion].map((m) => mean(m.passed)), ''],
-            ['ID(P)', ...[g.method, g.inversion].map((m) => mean(m.idp)), apart(g.methodMinusInversion.idp)],
+          const sides = ['method', 'inversion', 'isolated'].filter((side) => g[side])
+          const row = (title, figure) => [
+            title,
+            ...sides.map((side) => mean(g[side][figure], 3)),
+            g.methodMinusInversion[figure] ? apart(g.methodMinusInversion[figure]) : '',
           ]
-          const head = [`${g.subjects} ${WHO[group]}`, 'the method', 'Textual Inversion', 'difference']
+          const rows = [row('identity', 'identity'), row('prompt', 'prompt'), row('prompt passed', 'passed')]
+          rows.push(row('ID(P)', 'idp'))
+          const head = [
+            `${g.subjects} ${WHO[group]}`,
+            ...sides.map((side) => SIDES[side]),
+            'method less plain inversion',
+          ]
           return table(head, rows)
         })
         .join('\n\n') +

@@ -41,9 +41,12 @@ const METHODS = values.settings
         attention: { weight: 0 },
         ...JSON.parse(values.inversion),
       },
+      isolated: {},
     }
 /** How pictures are drawn, in generate()'s options: plain Textual Inversion has but its vector. */
-const DRAWN = { inversion: { isolate: false } }
+const DRAWN = { inversion: { isolate: false }, isolated: { isolate: true } }
+/** Whose subject it is, where it is not learnt anew: what does `isolate` do for Textual Inversion? */
+const LEARNT = { isolated: 'inversion' }
 const TITLES = { method: 'the method', inversion: 'Textual Inversion' }
 
 /** `{}` is the subject, or in the scorer's prompt its class word. */
@@ -95,7 +98,7 @@ const pictureOf = (subject, method, prompt, seed) =>
 async function make(subject, method) {
   const folder = folderOf(subject, method)
   mkdirSync(folder, { recursive: true })
-  const file = join(folder, 'subject.safetensors')
+  const file = join(folderOf(subject, LEARNT[method] ?? method), 'subject.safetensors')
   const timesFile = join(folder, 'times.json')
   const asked = JSON.stringify({ options: settings(method), model: values.model })
   const times = existsSync(timesFile) ? JSON.parse(readFileSync(timesFile, 'utf8')) : { asked, pictures: [] }
@@ -242,16 +245,18 @@ if (values.sheet) {
   // People and things have other prompts: where the columns' words do not hold, the pictures say theirs.
   const same = new Set(chosen.map(({ prompts }) => prompts)).size === 1
   const rows = chosen.flatMap((subject) =>
-    Object.keys(METHODS).map((method, k) => [
-      { picture: k === 0 ? subject.photo : undefined, label: same ? undefined : subject.class },
-      ...subject.prompts.map((prompt) => ({
-        picture: pictureOf(subject, method, prompt, seeds[0]),
-        label: same ? undefined : prompt.replace('{}', `<${subject.class}>`),
-      })),
-    ]),
+    Object.keys(TITLES)
+      .filter((method) => METHODS[method])
+      .map((method, k) => [
+        { picture: k === 0 ? subject.photo : undefined, label: same ? undefined : subject.class },
+        ...subject.prompts.map((prompt) => ({
+          picture: pictureOf(subject, method, prompt, seeds[0]),
+          label: same ? undefined : prompt.replace('{}', `<${subject.class}>`),
+        })),
+      ]),
   )
   const columns = same ? ['the photo', ...chosen[0].prompts.map((prompt) => prompt.replace('{}', '<subject>'))] : []
   await grid(values.sheet, rows, { columns })
-  const titles = Object.keys(METHODS).map((method) => TITLES[method] ?? method)
+  const titles = Object.values(TITLES)
   console.log(`${values.sheet}: for each subject a row of ${titles.join(', then one of ')}`)
 }

@@ -1,15 +1,16 @@
-// GEGLU's way back, for any instruction set: one pass over the halves. Included by one file for each instruction set,
-// after its target pragma: everything here is local to that file.
+// GEGLU's way back and quick GELU, for any instruction set: one pass each. Included by one file for each instruction
+// set, after its target pragma: everything here is local to that file.
 #pragma once
 
-#include "attention/cpu/geglu_kernel.h"
+#include "attention/cpu/gelu_kernel.h"
 #include "attention/cpu/kernel.h"
+#include "attention/cpu/sigmoid.h"
 
 namespace swap::cpu {
 namespace {
 
 template <class T, class Isa>
-struct Geglu {
+struct Gelu {
   using V = typename Isa::V;
 
   // gelu(z) = z P(z) and its slope P(z) + z p(z), with P and p the normal distribution and its density. One exponential
@@ -29,7 +30,7 @@ struct Geglu {
     slope = Isa::fma(Isa::mul(z, e), Isa::set(0.39894228f), share);
   }
 
-  static void gradient(const GegluProblem& p, int64_t row) {
+  static void geglu_gradient(const GegluProblem& p, int64_t row) {
     const int64_t n = p.width;
     const T *const a = static_cast<const T*>(p.halves) + 2 * row * n, *const dy = static_cast<const T*>(p.dy) + row * n;
     T* const out = static_cast<T*>(p.out) + 2 * row * n;
@@ -41,11 +42,31 @@ struct Geglu {
       Isa::store(out + n + i, Isa::mul(Isa::mul(d, Isa::load(a + i)), slope));
     }
   }
+
+  static void quick(const QuickGeluProblem& p, int64_t begin, int64_t end) {
+    const T* const x = static_cast<const T*>(p.x);
+    T* const out = static_cast<T*>(p.out);
+    for (int64_t i = begin; i < end; i += Isa::kLanes) {
+      const V z = Isa::load(x + i);
+      Isa::store(out + i, Isa::mul(z, sigmoid<Isa>(Isa::mul(z, Isa::set(1.702f)))));
+    }
+  }
+
+  static void quick_gradient(const QuickGeluProblem& p, int64_t begin, int64_t end) {
+    const T *const x = static_cast<const T*>(p.x), *const dy = static_cast<const T*>(p.dy);
+    T* const out = static_cast<T*>(p.out);
+    for (int64_t i = begin; i < end; i += Isa::kLanes) {
+      const V u = Isa::mul(Isa::load(x + i), Isa::set(1.702f)), s = sigmoid<Isa>(u);
+      const V slope = Isa::fma(Isa::mul(u, s), Isa::sub(Isa::set(1), s), s);
+      Isa::store(out + i, Isa::mul(Isa::load(dy + i), slope));
+    }
+  }
 };
 
 template <class T, class Isa>
-constexpr GegluKernel make_geglu_kernel(bool bfloat16) {
-  return {bfloat16, Geglu<T, Isa>::gradient};
+constexpr GeluKernel make_gelu_kernel(bool bfloat16) {
+  using G = Gelu<T, Isa>;
+  return {bfloat16, G::geglu_gradient, G::quick, G::quick_gradient};
 }
 
 }  // namespace

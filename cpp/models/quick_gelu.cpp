@@ -1,0 +1,66 @@
+#include "models/quick_gelu.h"
+
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+#include "attention/cpu/kernels.h"
+#include "attention/cpu/parallel.h"
+
+namespace swap {
+namespace {
+
+using cpu::GeluKernel;
+using cpu::QuickGeluProblem;
+
+// Of an item: less is not worth waking a thread for.
+constexpr int64_t kValues = int64_t(1) << 15;
+
+const GeluKernel* find_kernel(const at::Tensor& x) {
+  const auto dtype = x.scalar_type();
+  if ((dtype != at::kFloat && dtype != at::kBFloat16) || !x.device().is_cpu() || x.numel() % 16 != 0 ||
+      !x.is_contiguous()) {
+    return nullptr;
+  }
+  const auto& found = cpu::gelu_kernels(dtype == at::kBFloat16);
+  return found.empty() ? nullptr : found.front();
+}
+
+void run(void (*pass)(const QuickGeluProblem&, int64_t, int64_t), const QuickGeluProblem& p, int64_t n) {
+  cpu::run_parallel((n + kValues - 1) / kValues,
+                    [&](int64_t item, int64_t) { pass(p, item * kValues, std::min(n, (item + 1) * kValues)); });
+}
+
+at::Tensor compute(const GeluKernel& kernel, const at::Tensor& x) {
+  const auto y = at::empty_like(x);
+  run(kernel.quick, {x.const_data_ptr(), nullptr, y.mutable_data_ptr()}, x.numel());
+  return y;
+}
+
+struct QuickGelu : torch::autograd::Function<QuickGelu> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const GeluKernel* kernel) {
+    context->save_for_backward({x});
+    context->saved_data["kernel"] = reinterpret_cast<int64_t>(kernel);
+    return compute(*kernel, x);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto x = context->get_saved_variables()[0], dy = gradients[0].contiguous();
+    const auto& kernel = *reinterpret_cast<const GeluKernel*>(context->saved_data["kernel"].toInt());
+    const auto dx = at::empty_like(x);
+    run(kernel.quick_gradient, {x.const_data_ptr(), dy.const_data_ptr(), dx.mutable_data_ptr()}, x.numel());
+    return {dx, at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor quick_gelu(const at::Tensor& x) {
+  const auto* kernel = find_kernel(x);
+  if (!kernel) return x * at::sigmoid(x * 1.702);
+  if (c10::GradMode::is_enabled() && x.requires_grad()) return QuickGelu::apply(x, kernel);
+  return compute(*kernel, x);
+}
+
+}  // namespace swap
