@@ -14,7 +14,8 @@ const sums = { exported: 0, word: 0, seeds: 0 }
 let compared = 0
 
 async function draw(prompt, subjects, seed) {
-  const images = await personalizer.generate({ prompt, subjects, seed, count })
+  // As other programs draw: an export has no class word that its neighbours could keep to.
+  const images = await personalizer.generate({ prompt, subjects, seed, count, isolate: false })
   return Buffer.concat(images.map(({ data }) => data))
 }
 
