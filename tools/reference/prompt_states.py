@@ -1,4 +1,4 @@
-"""What a prompt becomes: chunks encoded apart, weights, subjects, zeros; the states and the pooled state.
+"""What a prompt becomes: chunks encoded apart, weights, subjects, isolation, zeros; the states and the pooled state.
 
     python prompt_states.py --models FOLDER --out FOLDER
 
@@ -7,6 +7,11 @@ writes one file a case with `keys` and `values` [1, L, C] and, for SDXL, `pooled
 
 Weights are a convention of other programs, which diffusers does not have: every position's state is multiplied by its
 weight, and then all of them by one number, so that their mean is what it was.
+
+Isolated, a position has the state of the prompt with the class word's tokens in the subject's places, unless it is a
+subject's own, or its chunk's text has ended there: from the first end on, the end and the padding are of the prompt with
+the subject. Where an end is, is what the encoder's pooled state goes by: the first `eos_token_id`; an encoder whose ids do
+not have it (older configs say 2) takes the greatest id. Here every chunk has one.
 """
 
 import argparse
@@ -65,7 +70,7 @@ def ids(parts: Parts, chunks: int, generator: torch.Generator) -> list[Tensor]:
 
 
 def subjects_own(parts: Parts, tokens: list[Tensor], places: tuple[int, ...]) -> Tensor:
-    """[chunks, positions, C], where states come of the prompt with the subject: it, a text's end and what follows."""
+    """[chunks, positions, C], isolated: where states come of the prompt with the subject."""
     by_encoder = []
     for encoder, ids in zip(parts.text_encoders, tokens):
         own = (ids == encoder.config.eos_token_id).cumsum(1) > 0
