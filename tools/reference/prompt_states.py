@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from method import encode, text_states
+from method import Slots, encode, text_states
 from models import Parts, build_all, load
 from safetensors.torch import save_file
 from torch import Tensor
@@ -69,15 +69,16 @@ def ids(parts: Parts, chunks: int, generator: torch.Generator) -> list[Tensor]:
     return rows
 
 
-def subjects_own(parts: Parts, tokens: list[Tensor], places: tuple[int, ...]) -> Tensor:
-    """[chunks, positions, C], isolated: where states come of the prompt with the subject."""
+def isolated_states(parts: Parts, ids: list[Tensor], slots: list[list[Slots]]) -> Tensor:
+    """As text_states of method.py, but the words beside the subjects from the prompt without them."""
     by_encoder = []
-    for encoder, ids in zip(parts.text_encoders, tokens):
-        own = (ids == encoder.config.eos_token_id).cumsum(1) > 0
-        for place in places:
-            own.view(-1)[place : place + 2] = True
+    for encoder, tokens, chunks in zip(parts.text_encoders, ids, slots):
+        own = (tokens == encoder.config.eos_token_id).cumsum(1) > 0
+        for row, places in zip(own, chunks):
+            for place, vectors in places:
+                row[place : place + len(vectors)] = True
         by_encoder.append(own[..., None].expand(*own.shape, encoder.config.hidden_size))
-    return torch.cat(by_encoder, -1)
+    return torch.where(torch.cat(by_encoder, -1), text_states(parts, ids, slots), text_states(parts, ids))
 
 
 @torch.no_grad()
@@ -102,9 +103,8 @@ def compute(case: Case, parts: Parts) -> tuple[dict[str, Tensor], dict]:
     encoders = range(len(tokens))
     weights = 0.5 + torch.rand(case.chunks * positions, generator=generator)
     for name, kind in (("keys", "k"), ("values", "v")):
-        states = text_states(parts, tokens, [slots(kind, encoder) for encoder in encoders])
-        if case.isolate:
-            states = torch.where(subjects_own(parts, tokens, case.places), states, text_states(parts, tokens, None))
+        states = isolated_states if case.isolate else text_states
+        states = states(parts, tokens, [slots(kind, encoder) for encoder in encoders])
         states = states.flatten(0, 1)[None]
         if case.weighted:
             mean = states.mean()
