@@ -48,9 +48,7 @@ export async function generate(
   const negativePrompt = options.negativePrompt ?? (model.zeroNegative ? undefined : '')
   const steps = options.steps ?? model.defaults.steps
   const guidanceScale = options.guidanceScale ?? model.defaults.guidanceScale
-  // What another program's embedding stands for has no class word that the others could keep to.
-  const isolate =
-    options.isolate ?? (model.defaults.isolate && subjects.every(({ classWord }) => classWord !== undefined))
+  const isolate = options.isolate ?? model.defaults.isolate
   const { width, height, initial } = await readBeginning(options, steps, model)
   if (count * width * height * 3 > MAX_BYTES) {
     throw invalidOption('option "count" of generate()', `must be lower for ${width} x ${height} pixels`, count)
@@ -71,8 +69,11 @@ export async function generate(
   const texts = { prompt, negative: negativePrompt }
   const encoded = encodePrompts(model.tokenizers, texts, placeholders, { weights: promptWeights, isolate })
   const used = new Set([...encoded.prompt.slots, ...encoded.negative.slots].map(({ subject }) => subject))
-  subjects.forEach(({ name }, index) => {
+  subjects.forEach(({ name, classWord }, index) => {
     if (!used.has(index)) context.warn(`the subject "${name}" is not used: the prompt has no <${name}>`)
+    else if (given.isolate && classWord === undefined) {
+      context.warn(`the subject "${name}" has no class word: "isolate" does nothing in a prompt with <${name}>`)
+    }
   })
   const seeds = Array.from({ length: count }, (_, index) => seed + index)
   const controls = await readPictures(options.control, { width, height }, context.warn)
@@ -131,7 +132,7 @@ export async function generate(
           steps,
           guidanceScale,
           ...(promptWeights && { promptWeights }),
-          ...(used.size > 0 && { isolate }),
+          ...(used.size > 0 && { isolate: [encoded.prompt, encoded.negative].some((text) => text.isolate === true) }),
           ...(guidanceRescale > 0 && { guidanceRescale }),
           scheduler: schedulerName(request.scheduler),
           seed: seeds[index]!,

@@ -22,6 +22,14 @@ const OPTIONS = [
 /** What a picture was drawn with, from its parameters or its file; empty where `like` is undefined. */
 export async function parametersLike(like: unknown): Promise<Parameters> {
   if (like === undefined) return {}
+  const parameters = await readParameters(like)
+  // Those with subjects that say nothing of it were drawn before it was there.
+  const { subjects, isolate } = parameters
+  if (Array.isArray(subjects) && subjects.length > 0 && isolate === undefined) return { ...parameters, isolate: false }
+  return parameters
+}
+
+async function readParameters(like: unknown): Promise<Parameters> {
   if (typeof like !== 'string' && !(like instanceof Uint8Array)) return like as Parameters
   const { parametersIn } = await import('./image/index.ts')
   const parameters = await parametersIn(like)

@@ -254,8 +254,9 @@ export const generateSchema = object({
   /** Whether `(word:1.2)` in the prompts is a weight; else brackets are text. Default no. */
   promptWeights: v.optional(v.boolean('must be true or false'), false),
   /**
-   * Whether words that are no subject mean what they mean beside its class word, so that nothing of the subject goes
-   * into them. Default: the model's, else no.
+   * Whether words other than the subject get the states that they have when its class word stands in its place, so that
+   * nothing of the subject goes into them. Not in a prompt with a subject that has no class word (another program's
+   * embedding). Default: the model's, else no.
    */
   isolate: v.optional(v.boolean('must be true or false')),
   /** How far the spread of the guided output returns to that without guidance, 0 to 1. Default 0. */

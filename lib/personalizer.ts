@@ -298,15 +298,15 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
       threads: options.threads ?? 0,
     }
     const loading = runTask(() => load(engine, withLoras(request, loras), report), both)
-    // Meanwhile; what goes wrong here ends the loading.
-    const completing = rest().catch((error: unknown) => failure.abort(error))
-    const engineInfo = await loading.catch((error: unknown) => {
-      throw failure.signal.aborted ? failure.signal.reason : error
-    })
-    const rested = await completing
-    failure.signal.throwIfAborted()
+    // Meanwhile; what goes wrong here ends the loading. It cannot be ended itself, but must not go on behind an error.
+    const completing = rest()
+    for (const part of [loading, completing]) part.catch((error: unknown) => failure.abort(error))
+    await Promise.allSettled([loading, completing])
+    // A cancel goes before a failure; of those the first counts.
     signal.throwIfAborted()
-    const model: Model = { ...layout, ...rested! }
+    failure.signal.throwIfAborted()
+    const [engineInfo, rested] = await Promise.all([loading, completing])
+    const model: Model = { ...layout, ...rested }
     const info = {
       model: model.name,
       path: model.path,

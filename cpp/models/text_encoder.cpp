@@ -70,10 +70,14 @@ EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel,
   return result;
 }
 
-at::Tensor TextEncoder::pooled(const at::Tensor& last, const at::Tensor& ids) const {
+at::Tensor TextEncoder::ends(const at::Tensor& ids) const {
   // The first end of the text, for it may be the padding too; without one, the greatest id, as older configs mean it.
   const auto ends = ids.eq(spec_.eos).to(at::kInt);
-  const auto place = at::where(ends.any(1), ends.argmax(1), ids.argmax(1));
+  return at::where(ends.any(1), ends.argmax(1), ids.argmax(1));
+}
+
+at::Tensor TextEncoder::pooled(const at::Tensor& last, const at::Tensor& ids) const {
+  const auto place = ends(ids);
   const auto rows = at::arange(ids.size(0), place.options());
   return at::linear(last.index({rows, place}), projection_);
 }

@@ -29,7 +29,9 @@ class TextEncoder {
   EncodedText encode_whole(const at::Tensor& embeddings, const Cancel& cancel) const {
     return run(embeddings, cancel, spec_.projection_dim > 0);
   }
-  // The last layer's state where each text ends, projected: [B, projection_dim]. ids [B, L] say where that is.
+  // Where each text ends, [B]: ids [B, L] say it.
+  at::Tensor ends(const at::Tensor& ids) const;
+  // The last layer's state where each text ends, projected: [B, projection_dim].
   at::Tensor pooled(const at::Tensor& last, const at::Tensor& ids) const;
 
   const TextEncoderSpec& spec() const { return spec_; }

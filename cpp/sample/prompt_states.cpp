@@ -88,16 +88,11 @@ at::Tensor PromptStates::isolated(size_t encoder, const at::Tensor& states) {
     }
   }
   // The end of a chunk's text and the padding behind it sum up the whole chunk: they stay with the subjects.
-  const auto& ids = prompt_.ids[encoder];
-  const auto length = static_cast<int64_t>(ids.size()), chunk = ids_[encoder].size(1);
-  const auto own = at::zeros({1, length, 1}, at::kBool);
-  for (int64_t begin = 0; begin < length; begin += chunk) {
-    const auto first = ids.begin() + begin, last = first + chunk;
-    const auto end = std::find(first, last, model_.text[encoder].spec().eos) - ids.begin();
-    own.narrow(1, end, begin + chunk - end).fill_(true);
-  }
+  const auto& ids = ids_[encoder];
+  const auto ends = model_.text[encoder].ends(ids).unsqueeze(1);
+  const auto own = at::arange(ids.size(1), ids.options()).ge(ends).view({1, -1, 1});
   for (const auto& slot : prompt_.slots) own.narrow(1, slot.position, subjects_[slot.subject].tokens).fill_(true);
-  return at::where(to_device(own, states.device()), states, class_states_[encoder]);
+  return at::where(own, states, class_states_[encoder]);
 }
 
 at::Tensor PromptStates::encode(const std::vector<int64_t>& stages, Vectors which) {

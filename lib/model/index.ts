@@ -70,7 +70,7 @@ export async function readModel(model: string, options: SingleFileOptions = {}):
  * Reads a model's configs and tensor headers, and checks that they belong together.
  *
  * @param model `'mini'`, the path of a diffusers folder, or of a checkpoint of a single file
- * @throws SwapError `SWAP_MODEL_…`, `SWAP_TENSOR_…`, `SWAP_SCHEDULER_…`, `SWAP_TOKENIZER_…`, `SWAP_FILE_…`
+ * @throws SwapError `SWAP_MODEL_…`, `SWAP_TENSOR_…`, `SWAP_SCHEDULER_…`, `SWAP_FILE_…`
  */
 export async function readLayout(model: string, options: SingleFileOptions = {}): Promise<ModelLayout> {
   const path = modelPath(model)

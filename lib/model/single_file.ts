@@ -45,7 +45,7 @@ export async function isSingleFile(path: string): Promise<boolean> {
 /**
  * Reads a checkpoint's header and works out what it is from the tensors.
  *
- * @throws SwapError `SWAP_MODEL_…`, `SWAP_TENSOR_…`, `SWAP_TOKENIZER_…`, `SWAP_SCHEDULER_…`, `SWAP_FILE_…`
+ * @throws SwapError `SWAP_MODEL_…`, `SWAP_TENSOR_…`, `SWAP_SCHEDULER_…`, `SWAP_FILE_…`
  */
 export async function readSingleFile(path: string, options: SingleFileOptions): Promise<ModelParts> {
   const { tensors: stored, metadata } = await readStored(path)

@@ -27,7 +27,10 @@ export function placeholders(text: string): string[] {
 export interface PromptOptions {
   /** `(word:1.2)` is a weight; else brackets are text. */
   weights?: boolean | undefined
-  /** Words that are no subject keep the states that they have with the class words. */
+  /**
+   * Words that are no subject keep the states that they have with the class words; not in a prompt in which a subject
+   * without class word stands.
+   */
   isolate?: boolean | undefined
 }
 
@@ -65,7 +68,9 @@ export function encodePrompt(
   }
   const encoded: PromptTokens = { ids: [first!, ...others].map(({ ids }) => ids), slots }
   if (all.some((weight) => weight !== 1)) encoded.weights = Float32Array.from(all)
-  if (isolate && slots.length > 0) encoded.isolate = true
+  // Where letters fill a subject's place, the other words' states beside them mean nothing.
+  const classes = slots.every(({ subject }) => subjects[subject]!.classWord !== undefined)
+  if (isolate && slots.length > 0 && classes) encoded.isolate = true
   return encoded
 }
 

@@ -336,8 +336,10 @@ TEST_CASE("a training step and sampling steps of Stable Diffusion 1.5 run dry") 
   learn(model, request, {}, learnt);
   CHECK(watch.fused == 16);
   CHECK(learnt.subject.k[0].size() == 5 * 768);
+  auto drawing = generate_request("ddim", 512, 768);
+  drawing.prompt.isolate = true;
   GenerateResult result;
-  generate(model, generate_request("ddim", 512, 768), {}, result);
+  generate(model, drawing, {}, result);
   CHECK(watch.strangers == kNone);
   CHECK(result.images[0].data.size() == 512 * 512 * 3);
 }
@@ -361,6 +363,7 @@ TEST_CASE("a training step and sampling steps of Stable Diffusion XL run dry, wi
     drawing.prompt.ids.push_back(drawing.prompt.ids[0]);
     drawing.negative = drawing.prompt;
     drawing.negative.slots.clear(), drawing.negative.zero = true;
+    drawing.prompt.isolate = true;
     drawing.subjects = {learnt.subject};
     drawing.steps = 1, drawing.time_ids = request.time_ids;
     GenerateResult result;

@@ -117,28 +117,41 @@ describe('generate', () => {
     await personalizer.close()
   })
 
-  test('words are kept apart from a subject as the model would have it, or the caller, but not from an embedding', async () => {
+  test('words are kept apart from subjects as the model would have it, or the caller; not beside an embedding', async () => {
     const personalizer = await open()
     binding.onGenerate = drawn
     const alice = makeSubject('alice')
     const style = new Subject({ name: 'style', classWord: undefined, vectors: alice.vectors, metadata: {} })
-    const isolated = async (options: GenerateOptions) => {
-      const [picture] = await personalizer.generate({ seed: 3, ...options })
+    const isolated = async (options: GenerateOptions, warnings: unknown[] = []) => {
+      const job = personalizer.generate({ seed: 3, ...options })
+      const [picture] = await job
+      expect(job.warnings).toEqual(warnings)
       const { prompt, negative } = engine().generates.at(-1)!.request
       return [prompt.isolate, negative.isolate, picture!.parameters.isolate]
     }
+    const [yes, no] = [true, undefined]
     const prompt = 'a photo of <alice> and a dog'
-    expect(await isolated({ prompt, subjects: [alice] })).toEqual([true, undefined, true])
-    expect(await isolated({ prompt, subjects: [alice], negativePrompt: 'not <alice>' })).toEqual([true, true, true])
-    expect(await isolated({ prompt, subjects: [alice], isolate: false })).toEqual([undefined, undefined, false])
-    expect(await isolated({ prompt: 'a dog' })).toEqual([undefined, undefined, undefined])
-    const both = { prompt: `${prompt}, <style>`, subjects: [alice, style] }
-    expect(await isolated(both)).toEqual([undefined, undefined, false])
-    expect(await isolated({ ...both, isolate: true })).toEqual([true, undefined, true])
-    expect(await isolated({ subjects: [alice, style], like: { prompt, isolate: true } })).toEqual([
-      true,
-      undefined,
-      true,
+    expect(await isolated({ prompt, subjects: [alice] })).toEqual([yes, no, true])
+    expect(await isolated({ prompt, subjects: [alice], negativePrompt: 'not <alice>' })).toEqual([yes, yes, true])
+    expect(await isolated({ prompt, subjects: [alice], isolate: false })).toEqual([no, no, false])
+    expect(await isolated({ prompt: 'a dog' })).toEqual([no, no, undefined])
+    // Each prompt by what stands in it.
+    const subjects = [alice, style]
+    const unused = expect.stringContaining('"style" is not used')
+    const useless = 'the subject "style" has no class word: "isolate" does nothing in a prompt with <style>'
+    const both = { prompt: `${prompt}, <style>`, subjects }
+    const against = { prompt, negativePrompt: '<style>', subjects }
+    expect(await isolated({ prompt, subjects }, [unused])).toEqual([yes, no, true])
+    expect(await isolated(against)).toEqual([yes, no, true])
+    expect(await isolated({ ...against, isolate: true }, [useless])).toEqual([yes, no, true])
+    expect(await isolated(both)).toEqual([no, no, false])
+    expect(await isolated({ ...both, isolate: true }, [useless])).toEqual([no, no, false])
+    expect(await isolated({ ...both, negativePrompt: '<alice>' })).toEqual([no, yes, true])
+    // What a picture says is no word of the caller's.
+    expect(await isolated({ subjects, like: { model: 'mini', prompt: both.prompt, isolate: true } })).toEqual([
+      no,
+      no,
+      false,
     ])
     await personalizer.close()
   })

@@ -6,8 +6,9 @@ import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
 import type { GeneratedImage } from '../../lib/image/index.ts'
 import type { GenerateOptions } from '../../lib/options.ts'
+import { Subject } from '../../lib/subject.ts'
 import { generateResult } from './fake_binding.ts'
-import { binding, engine, open, PHOTO, useFakeBinding } from './fixture.ts'
+import { binding, engine, mini, open, PHOTO, useFakeBinding, WIDTH } from './fixture.ts'
 
 useFakeBinding()
 
@@ -87,6 +88,18 @@ describe('like', () => {
     await expect(twice(begun, async ({ parameters }) => ({ like: parameters }))).rejects.toMatchObject({
       code: 'SWAP_OPTION_INVALID',
     })
+  })
+
+  test('a picture with subjects from before words were isolated is drawn without it again, unless it is asked for', async () => {
+    const vectors = { stages: 1, tokens: 1, k: [new Float32Array(WIDTH)], v: [new Float32Array(WIDTH)] }
+    const metadata = { fingerprint: mini.fingerprint }
+    const subjects = [new Subject({ name: 'alice', classWord: 'person', vectors, metadata })]
+    const options = { prompt: 'a photo of <alice>', subjects }
+    const old = ({ parameters: { isolate, ...others } }: GeneratedImage) => ({ like: others, subjects })
+    const { first, second } = await twice(options, async (picture) => old(picture))
+    expect([first.prompt.isolate, second.prompt.isolate]).toEqual([true, undefined])
+    const asked = await twice(options, async (picture) => ({ ...old(picture), isolate: true }))
+    expect(asked.second.prompt.isolate).toBe(true)
   })
 
   test('another model is a warning', async () => {

@@ -200,6 +200,59 @@ describe('open', () => {
     expect(engine().closed).toBe(1)
   })
 
+  describe('waits for the tokenizers when the weights are not to be had', () => {
+    const late = new SwapError('SWAP_TOKENIZER_FILE', 'too late')
+    /** Opens, lets the weights fail or be cancelled, then the tokenizers end in some way; gives what open() rejects with. */
+    const ended = async (fail: (controller: AbortController) => void, end: 'well' | 'badly') => {
+      binding.onLoad = () => {}
+      let finish = (): void => {}
+      const { rest, ...layout } = layoutOf(mini)
+      const waiting = new Promise<void>((resolve) => {
+        finish = resolve
+      })
+      parts.readLayout = async () => ({
+        ...layout,
+        rest: () => waiting.then(() => (end === 'well' ? rest() : Promise.reject(late))),
+      })
+      const controller = new AbortController()
+      let settled = false
+      const opening = open({}, { signal: controller.signal }).then(
+        () => 'opened',
+        (error: unknown) => {
+          settled = true
+          return error
+        },
+      )
+      await until(() => binding.engines[0]?.loads.length)
+      fail(controller)
+      await turn()
+      await turn()
+      expect(settled).toBe(false)
+      expect(engine().closed).toBe(0)
+      finish()
+      const error = await opening
+      expect(engine().closed).toBe(1)
+      return error
+    }
+    const native = nativeError('SWAP_MEMORY_FULL', 'no memory')
+
+    test.each(['well', 'badly'] as const)('they end %s: what failed first is thrown', async (end) => {
+      const error = await ended(() => engine().loads[0]!.reject(native), end)
+      expect(error).toMatchObject({ code: 'SWAP_MEMORY_FULL', cause: native })
+    })
+
+    test.each(['well', 'badly'] as const)('they end %s: a cancel is thrown before what failed', async (end) => {
+      expect(await ended((controller) => controller.abort('enough'), end)).toBe('enough')
+      expect(engine().loads[0]?.cancelled).toBe(true)
+      const failed = (controller: AbortController) => {
+        engine().loads[0]!.reject(native)
+        setImmediate(() => controller.abort('enough'))
+      }
+      binding.engines.length = 0
+      expect(await ended(failed, end)).toBe('enough')
+    })
+  })
+
   test('that is cancelled rejects with the very reason, and closes the engine', async () => {
     binding.onLoad = () => {}
     const controller = new AbortController()

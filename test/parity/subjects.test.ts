@@ -20,6 +20,7 @@ interface Case {
   width: number
   height: number
   net: string | null
+  isolate: boolean
 }
 
 const { folder, files, model } = await reference('subjects')
@@ -38,8 +39,8 @@ function pictureOf(tensors: Tensors, { width, height }: Case): NativeImage {
 describeParity('pictures of subjects take each stage’s vectors, K and V apart', () => {
   for (const { tensors, given } of cases) {
     const { model: name, scheduler, steps, guidance, seeds, width, height } = given
-    const net = given.net ? `, ${given.net}` : ''
-    test(`${name}, ${scheduler}${net}: ${given.prompt}`, async () => {
+    const more = `${given.net ? `, ${given.net}` : ''}${given.isolate ? ', isolated' : ''}`
+    test(`${name}, ${scheduler}${more}: ${given.prompt}`, async () => {
       await withEngine(model(name), 'float32', async (opened) => {
         const { model: read, engine } = opened
         if (given.net) await opened.attach(given.net, join(folder, 'nets', given.net))
@@ -53,10 +54,10 @@ describeParity('pictures of subjects take each stage’s vectors, K and V apart'
         }))
         const vectors = (kind: string, name: string, encoder: number): Float32Array =>
           tensors.get(`${kind}.${name}${encoder === 0 ? '' : `.${encoder}`}`).data
-        const generate = async (kind: 'k' | 'v') => {
+        const generate = async (kind: 'k' | 'v', isolate = given.isolate) => {
           const request = {
-            prompt: encodePrompt(read.tokenizers, given.prompt, placeholders),
-            negative: encodePrompt(read.tokenizers, given.negative, placeholders),
+            prompt: encodePrompt(read.tokenizers, given.prompt, placeholders, { isolate }),
+            negative: encodePrompt(read.tokenizers, given.negative, placeholders, { isolate }),
             subjects: given.subjects.map((subject, i) => ({
               stages: subject.stages,
               tokens: placeholders[i]!.tokens,
@@ -81,6 +82,7 @@ describeParity('pictures of subjects take each stage’s vectors, K and V apart'
         if (given.subjects.every((subject) => subject.stages > 1)) {
           expect(shareOff(await generate('k'), expected)).toBeGreaterThan(0.01)
         }
+        if (given.isolate) expect(shareOff(await generate('v', false), expected)).toBeGreaterThan(0.01)
       })
     })
   }

@@ -117,6 +117,19 @@ describe('weights', () => {
   })
 })
 
+describe('isolation', () => {
+  const isolated = (text: string) =>
+    encodePrompt([tokenizer], text, [alice, { ...rex, name: 'style', classWord: undefined }], { isolate: true }).isolate
+
+  test('is of a prompt with subjects, each of which has a class word', () => {
+    expect(isolated('a photo of <alice> and a dog')).toBe(true)
+    expect(isolated('a photo of a dog')).toBeUndefined()
+    expect(isolated('<style>, a dog')).toBeUndefined()
+    expect(isolated('a photo of <alice> and a dog, <style>')).toBeUndefined()
+    expect(encode('a photo of <alice>', alice).isolate).toBeUndefined()
+  })
+})
+
 describe('a prompt', () => {
   test('begins, ends, and is padded to the positions', () => {
     const [list] = ids('a photo')

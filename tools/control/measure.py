@@ -59,7 +59,8 @@ def main() -> None:
         drawn = draw(unet, vae, used, asked.expand(-1, 3, -1, -1).contiguous(), states, empty, scale)
         lines = edges(torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255)
         found, wanted = share(asked, lines), share(lines, asked)
-        figures.append({'scale': scale, 'drawn': found, 'asked': wanted, 'both': 2 * found * wanted / (found + wanted)})
+        both = 2 * found * wanted / (found + wanted) if found + wanted > 0 else 0.0
+        figures.append({'scale': scale, 'drawn': found, 'asked': wanted, 'both': both})
         print(json.dumps(figures[-1]), flush=True)
     a.out.write_text(json.dumps({'pictures': a.count, 'scales': figures}, indent=2) + '\n')
 

@@ -44,8 +44,8 @@ for (const file of readdirSync(values.edges)
     { picture: await draw({ prompt }), label: prompt },
     { picture: await draw({ prompt, control }), label: 'with the edges' },
     {
-      picture: await draw({ prompt: prompt.replace(word, '<subject>'), subjects: [subject], control }),
-      label: `<subject>, with the edges`,
+      picture: await draw({ prompt: prompt.replace(word, `<${subject.name}>`), subjects: [subject], control }),
+      label: `<${subject.name}>, with the edges`,
     },
   ])
 }

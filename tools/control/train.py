@@ -81,6 +81,7 @@ class Trainer:
             self.net.load_state_dict(state['net'])
             self.optimiser.load_state_dict(state['optimiser'])
             self.average.weights, self.seen, self.step = state['average'], state['seen'], state['step']
+            torch.manual_seed(self.seen)  # or it would draw what it began with once more
         self.shadow = copy.deepcopy(self.net).eval().requires_grad_(False)
         self.alphas = new_scheduler().alphas_cumprod
         snr = self.alphas / (1 - self.alphas)

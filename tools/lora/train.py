@@ -61,6 +61,7 @@ class Trainer:
                 for parameter, value in zip(self.parameters, state['parameters']):
                     parameter.copy_(value)
             self.step = state['step']
+            torch.manual_seed(self.step * a.batch)  # or it would draw what it began with once more
         self.log = Log(a.work / 'lora-log.jsonl')
         self.latents, self.states = self.encode()
 

@@ -185,6 +185,7 @@ CASES = [
     Case("mini", (Control("mini-edges", 0.8, end=0.5),), "dpm++2m"),
     Case("mini", (Control("mini-edges", -0.5, start=0.34), Control("mini-other", 0.4, 0.2, 0.67)), "ddim", steps=9),
     Case("sd1", (Control("sd1-edges", 0.5, 0.1, 0.9),), "pndm", steps=5),
+    Case("sd1", (Control("sd1-plain", 0.5),), seeds=(1, 2)),
     Case("sd2", (Control("sd2-edges", 0.3), Control("sd2-shallow", 0.3, end=0.5)), "unipc", width=72, height=56),
     Case("xl", (Control("xl-edges", 0.6), Control("xl-plain", 0.3, end=0.5)), seeds=(3, 4), width=72, height=56),
     # Beginning from a picture: a window is a share of the steps that are left.

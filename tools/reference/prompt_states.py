@@ -1,4 +1,4 @@
-"""What a prompt becomes: chunks encoded apart, weights, subjects, zeros; the states and the pooled state.
+"""What a prompt becomes: chunks encoded apart, weights, subjects, isolation, zeros; the states and the pooled state.
 
     python prompt_states.py --models FOLDER --out FOLDER
 
@@ -7,6 +7,11 @@ writes one file a case with `keys` and `values` [1, L, C] and, for SDXL, `pooled
 
 Weights are a convention of other programs, which diffusers does not have: every position's state is multiplied by its
 weight, and then all of them by one number, so that their mean is what it was.
+
+Isolated, a position has the state of the prompt with the class word's tokens in the subject's places, unless it is a
+subject's own, or its chunk's text has ended there: from the first end on, the end and the padding are of the prompt with
+the subject. Where an end is, is what the encoder's pooled state goes by: the first `eos_token_id`; an encoder whose ids do
+not have it (older configs say 2) takes the greatest id. Here every chunk has one.
 """
 
 import argparse
@@ -15,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from method import encode, text_states
+from method import Slots, encode, text_states
 from models import Parts, build_all, load
 from safetensors.torch import save_file
 from torch import Tensor
@@ -64,15 +69,16 @@ def ids(parts: Parts, chunks: int, generator: torch.Generator) -> list[Tensor]:
     return rows
 
 
-def subjects_own(parts: Parts, tokens: list[Tensor], places: tuple[int, ...]) -> Tensor:
-    """[chunks, positions, C], where states come of the prompt with the subject: it, a text's end and what follows."""
+def isolated_states(parts: Parts, ids: list[Tensor], slots: list[list[Slots]]) -> Tensor:
+    """As text_states of method.py, but the words beside the subjects from the prompt without them."""
     by_encoder = []
-    for encoder, ids in zip(parts.text_encoders, tokens):
-        own = (ids == encoder.config.eos_token_id).cumsum(1) > 0
-        for place in places:
-            own.view(-1)[place : place + 2] = True
+    for encoder, tokens, chunks in zip(parts.text_encoders, ids, slots):
+        own = (tokens == encoder.config.eos_token_id).cumsum(1) > 0
+        for row, places in zip(own, chunks):
+            for place, vectors in places:
+                row[place : place + len(vectors)] = True
         by_encoder.append(own[..., None].expand(*own.shape, encoder.config.hidden_size))
-    return torch.cat(by_encoder, -1)
+    return torch.where(torch.cat(by_encoder, -1), text_states(parts, ids, slots), text_states(parts, ids))
 
 
 @torch.no_grad()
@@ -97,9 +103,8 @@ def compute(case: Case, parts: Parts) -> tuple[dict[str, Tensor], dict]:
     encoders = range(len(tokens))
     weights = 0.5 + torch.rand(case.chunks * positions, generator=generator)
     for name, kind in (("keys", "k"), ("values", "v")):
-        states = text_states(parts, tokens, [slots(kind, encoder) for encoder in encoders])
-        if case.isolate:
-            states = torch.where(subjects_own(parts, tokens, case.places), states, text_states(parts, tokens, None))
+        states = isolated_states if case.isolate else text_states
+        states = states(parts, tokens, [slots(kind, encoder) for encoder in encoders])
         states = states.flatten(0, 1)[None]
         if case.weighted:
             mean = states.mean()

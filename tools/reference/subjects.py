@@ -19,8 +19,9 @@ import torch
 from controls import build, picture
 from controls import NETS as ALL_NETS
 from method import Slots, added_conditions, split_cross_attention, text_states
-from models import Parts, build_all, load
+from models import build_all, load
 from PIL import Image
+from prompt_states import isolated_states
 from safetensors.torch import save_file
 from torch import Tensor
 from trajectories import make
@@ -57,6 +58,7 @@ class Case:
     width: int = 64
     height: int = 64
     net: str | None = None  # a ControlNet of controls.py
+    isolate: bool = False
 
 
 CASES = [
@@ -69,6 +71,8 @@ CASES = [
     Case("sd2", "<rex>, <anna>", (ANNA, REX), "euler", guidance=1.0, net="sd2-edges"),
     Case("xl", "a photo of <anna> with <a pair>", (ANNA, PAIR), "euler", negative="a dog, <anna>", width=72),
     Case("xl-odd-widths", "<rex> and <one>", (ONE, REX), "ddim", guidance=1.0, width=24, height=32),
+    Case("mini", "<anna> and a dog in the snow", (ANNA,), "ddim", negative="<anna>, a cat", width=128, isolate=True),
+    Case("xl", "<a pair> with <anna> at the beach", (ANNA, PAIR), "euler", negative="a dog", width=72, isolate=True),
 ]
 
 
@@ -128,6 +132,7 @@ def draw(case: Case, folder: Path, nets: Path) -> dict[str, Tensor]:
     latents = torch.cat([torch.randn(shape, generator=one) for one in noise])
     more = {"generator": noise} if "generator" in inspect.signature(scheduler.step).parameters else {}
     image = picture(generator, 1, case.height, case.width)
+    encode = isolated_states if case.isolate else text_states
     scheduler.set_timesteps(case.steps)
     latents = latents * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
@@ -135,7 +140,7 @@ def draw(case: Case, folder: Path, nets: Path) -> dict[str, Tensor]:
         train_timesteps = scheduler.config.num_train_timesteps
         stages = {s.name: min(s.stages - 1, int(float(timestep) * s.stages / train_timesteps)) for s in case.subjects}
         states = [
-            [text_states(parts, text.ids, text.slots(kind, stages)) for kind in kinds]
+            [encode(parts, text.ids, text.slots(kind, stages)) for kind in kinds]
             for text in (negative, prompt)
         ]
         given = scheduler.scale_model_input(latents, timestep)

@@ -101,8 +101,14 @@ async function make(subject, method) {
   const file = join(folderOf(subject, LEARNT[method] ?? method), 'subject.safetensors')
   const timesFile = join(folder, 'times.json')
   const asked = JSON.stringify({ options: settings(method), model: values.model })
+  const drawn = JSON.stringify(DRAWN[method] ?? {})
   const times = existsSync(timesFile) ? JSON.parse(readFileSync(timesFile, 'utf8')) : { asked, pictures: [] }
   if (times.asked !== asked) throw new Error(`${folder} was made with ${times.asked}: choose another --out`)
+  // Folders from before this was kept say nothing of it.
+  if (times.pictures.length > 0 && (times.drawn ?? drawn) !== drawn) {
+    throw new Error(`the pictures of ${folder} were drawn with ${times.drawn}: choose another --out`)
+  }
+  times.drawn = drawn
   const keep = () => writeFileSync(timesFile, `${JSON.stringify(times)}\n`)
   if (!existsSync(file)) {
     const p = await open()
@@ -244,19 +250,18 @@ if (values.figures) {
 if (values.sheet) {
   // People and things have other prompts: where the columns' words do not hold, the pictures say theirs.
   const same = new Set(chosen.map(({ prompts }) => prompts)).size === 1
+  const shown = Object.keys(values.settings ? METHODS : TITLES)
   const rows = chosen.flatMap((subject) =>
-    Object.keys(TITLES)
-      .filter((method) => METHODS[method])
-      .map((method, k) => [
-        { picture: k === 0 ? subject.photo : undefined, label: same ? undefined : subject.class },
-        ...subject.prompts.map((prompt) => ({
-          picture: pictureOf(subject, method, prompt, seeds[0]),
-          label: same ? undefined : prompt.replace('{}', `<${subject.class}>`),
-        })),
-      ]),
+    shown.map((method, k) => [
+      { picture: k === 0 ? subject.photo : undefined, label: same ? undefined : subject.class },
+      ...subject.prompts.map((prompt) => ({
+        picture: pictureOf(subject, method, prompt, seeds[0]),
+        label: same ? undefined : prompt.replace('{}', `<${subject.class}>`),
+      })),
+    ]),
   )
   const columns = same ? ['the photo', ...chosen[0].prompts.map((prompt) => prompt.replace('{}', '<subject>'))] : []
   await grid(values.sheet, rows, { columns })
-  const titles = Object.values(TITLES)
+  const titles = shown.map((method) => (values.settings ? method : TITLES[method]))
   console.log(`${values.sheet}: for each subject a row of ${titles.join(', then one of ')}`)
 }
