@@ -1,14 +1,12 @@
 /** The examples of the pages about ways to generate, as they stand there, on the embedded model. */
-import { execFile } from 'node:child_process'
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
-import { promisify } from 'node:util'
+import { copyFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import sharp from 'sharp'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { Personalizer } from '../../lib/index.ts'
 import { packageRoot } from '../../lib/paths.ts'
 import { miniParts, pack } from '../limits/adapters.ts'
+import { examples, project, runExample } from './kit.ts'
 
 /** Pictures that are there before an example runs. */
 const GIVEN = ['me.png', 'mask.png', 'edges.png']
@@ -30,10 +28,7 @@ beforeAll(async () => {
 
 /** What a reader has at hand: the package, a photo, a mask, a subject, a LoRA, a ControlNet, the model as a single file. */
 beforeEach(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'swap-docs-'))
-  const installed = join(folder, 'node_modules', '@swap', 'native')
-  mkdirSync(dirname(installed), { recursive: true })
-  symlinkSync(root, installed, 'junction')
+  folder = project()
   copyFileSync(photo, join(folder, 'me.png'))
   writeFileSync(join(folder, 'alice.safetensors'), subject)
   copyFileSync(join(root, 'tools', 'lora', 'duotone.safetensors'), join(folder, 'style.safetensors'))
@@ -51,18 +46,14 @@ beforeEach(async () => {
 })
 
 afterAll(() => {
-  expect(PAGES.flatMap((page) => blocks(page, 'js'))).not.toEqual([])
+  expect(PAGES.flatMap((page) => examples(page, 'js'))).not.toEqual([])
 })
 
-function blocks(page: string, language: 'js' | 'sh'): string[] {
-  const text = readFileSync(join(root, 'docs', `${page}.md`), 'utf8')
-  return [...text.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, 'gms'))].map(([, code]) => code!)
-}
-
-const run = (command: string, ...words: string[]) => promisify(execFile)(command, words, { cwd: folder })
-
-/** The pictures that an example says it writes. */
-async function expectPictures(code: string): Promise<void> {
+/** Runs an example on the engine itself, and looks at the pictures that it says it writes. */
+async function expectPictures(code: string, language: 'js' | 'sh'): Promise<void> {
+  const { SWAP_ENGINE_LIBRARY = '' } = process.env
+  const { code: end, stderr } = await runExample(code, language, folder, { SWAP_ENGINE_LIBRARY })
+  expect(end, stderr).toBe(0)
   const names = [...code.matchAll(/[\w-]+\.png/g)].map(([name]) => name)
   const written = names.filter((name) => !GIVEN.includes(name))
   expect(written).not.toEqual([])
@@ -71,16 +62,9 @@ async function expectPictures(code: string): Promise<void> {
   }
 }
 
-describe.each(PAGES)('docs/%s.md', (page) => {
-  test.each(blocks(page, 'js').map((code, index) => [index + 1, code] as const))('program %i', async (_, code) => {
-    writeFileSync(join(folder, 'example.mjs'), code)
-    await run(process.execPath, 'example.mjs')
-    await expectPictures(code)
-  })
+const numbered = (codes: string[]) => codes.map((code, index) => [index + 1, code] as const)
 
-  test.each(blocks(page, 'sh').map((code, index) => [index + 1, code] as const))('command %i', async (_, code) => {
-    const swap = `${JSON.stringify(process.execPath)} ${JSON.stringify(join(root, 'dist', 'cli.cjs'))}`
-    await run('sh', '-ec', code.replaceAll('npx swap', swap))
-    await expectPictures(code)
-  })
+describe.each(PAGES)('docs/%s.md', (page) => {
+  test.each(numbered(examples(page, 'js')))('program %i', (_, code) => expectPictures(code, 'js'))
+  test.each(numbered(examples(page, 'sh')))('command %i', (_, code) => expectPictures(code, 'sh'))
 })

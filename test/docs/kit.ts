@@ -18,7 +18,7 @@ export function project(): string {
   return folder
 }
 
-/** Runs a block on the fake engine; `npx swap` is the checkout's. */
+/** Runs a block, on the fake engine unless `env` says otherwise; `npx swap` is the checkout's. */
 export async function runExample(
   code: string,
   language: 'js' | 'sh',

@@ -125,7 +125,7 @@ export class FakeEngine implements NativeEngine {
 }
 
 export class FakeBinding implements NativeBinding {
-  readonly abi = 2
+  readonly abi = 3
   readonly engines: FakeEngine[] = []
   /** By default a model loads at once, and the rest waits for the test. */
   onLoad: (call: Call<LoadRequest, EngineInfo>) => void = (call) => call.resolve(ENGINE_INFO)

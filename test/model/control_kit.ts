@@ -1,8 +1,7 @@
-/** ControlNets of random weights, written for any model. */
+/** ControlNets for any model: specs, configs, tensors, files. */
 import { mkdirSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expectedControl } from '../../lib/model/expected.ts'
-import { writeSafetensors } from '../../lib/model/safetensors.ts'
 import type { ControlNetSpec, ModelSpec, NativeTensor, UNetSpec } from '../../lib/native.ts'
 
 /** The ControlNet that would be trained for a model. */
@@ -44,8 +43,8 @@ export function controlConfig({ unet, imageChannels, imageWidths }: ControlNetSp
 }
 
 /** Its tensors under diffusers' names: norms of one, matrices that keep the variance. */
-export function controlTensors(spec: ControlNetSpec, seed = 1): NativeTensor[] {
-  let state = seed
+export function controlTensors(spec: ControlNetSpec): NativeTensor[] {
+  let state = 1
   const random = (): number => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0
     return state / 2 ** 31 - 1
@@ -79,18 +78,12 @@ function zeros(path: string, spec: ControlNetSpec): void {
 export interface ControlFiles {
   /** Other values for some keys. */
   config?: Record<string, unknown>
-  /** Default zeros. */
-  weights?: 'zeros' | 'random'
-  seed?: number
 }
 
-/** Writes one as a diffusers folder. */
-export function writeControl(folder: string, spec: ControlNetSpec, files: ControlFiles = {}): string {
-  const { config = {}, weights = 'zeros', seed } = files
+/** Writes one of zeros as a diffusers folder. */
+export function writeControl(folder: string, spec: ControlNetSpec, { config = {} }: ControlFiles = {}): string {
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...controlConfig(spec), ...config }))
-  const path = join(folder, 'diffusion_pytorch_model.safetensors')
-  if (weights === 'zeros') zeros(path, spec)
-  else writeFileSync(path, writeSafetensors(controlTensors(spec, seed)))
+  zeros(join(folder, 'diffusion_pytorch_model.safetensors'), spec)
   return folder
 }
