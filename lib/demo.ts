@@ -12,7 +12,7 @@ import { type GeneratedImage, Personalizer, type Subject } from './index.ts'
 import { packageRoot } from './paths.ts'
 
 /** Which of the unseen people, unless the command line says another. */
-const PERSON = 6
+const PERSON = 0
 const NAME = 'subject'
 const CLASS = 'person'
 const SEEDS = 2

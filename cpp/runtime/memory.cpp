@@ -17,6 +17,9 @@ namespace {
 
 // Smaller tensors stay with LibTorch's own allocator.
 constexpr size_t kLeast = size_t(128) << 10, kPage = 4096, kHugePage = size_t(2) << 20;
+// What may be kept beyond the peak. A small model's tensors are many and of many sizes: without it a hundred blocks a
+// step went back to the system and came again as pages to be zeroed.
+constexpr size_t kSlack = size_t(32) << 20;
 
 struct Block {
   void* data;
@@ -82,8 +85,8 @@ class BlockAllocator final : public c10::Allocator {
       use_.kept -= block.size;
       kept_.erase(best);
     } else {
-      // Keeping must not cost: what lives and what is kept stay below what has lived at once.
-      const size_t most = std::max(use_.peak, use_.live + size);
+      // Keeping must not cost: what lives and what is kept stay below what has lived at once, or little above it.
+      const size_t most = std::max(use_.peak, use_.live + size) + kSlack;
       shrink(most - use_.live - size);
       block.data = map_pages(size);
       if (!block.data) {

@@ -10,7 +10,7 @@ namespace swap {
 struct MemoryUse {
   size_t live = 0;  // bytes of large blocks that tensors have
   size_t kept = 0;  // bytes that wait for the next tensor
-  size_t peak = 0;  // the most that `live` was since the last release: live + kept never exceed it
+  size_t peak = 0;  // the most that `live` was since the last release: live + kept exceed it by 32 MB at most
 };
 
 // From now on LibTorch's CPU tensors of this process get their memory here. Does nothing the second time, and where the
