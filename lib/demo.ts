@@ -16,16 +16,16 @@ const PERSON = 0
 const NAME = 'subject'
 const CLASS = 'person'
 const SEEDS = 2
-const FIRST_SEED = 1
+const FIRST_SEED = 2
 
 /** `{}` is the class word or the subject, so that the two columns differ in nothing else. */
 const PROMPTS = [
   { title: 'at the beach', prompt: 'a photo of a {} at the beach' },
   { title: 'wearing sunglasses', prompt: 'a photo of a {} wearing sunglasses' },
-  { title: 'holding a guitar', prompt: 'a photo of a {} holding a guitar' },
+  { title: 'holding a balloon', prompt: 'a photo of a {} holding a balloon' },
   { title: 'in space', prompt: 'a photo of a {} in space' },
   { title: 'with a dog in the park', prompt: 'a photo of a {} and a dog in the park' },
-  { title: 'wearing glasses in the snow', prompt: 'a photo of a {} wearing glasses in the snow' },
+  { title: 'wearing a party hat in the city', prompt: 'a photo of a {} wearing a party hat in the city' },
 ]
 
 /** Runs a part and says how long it took. */
