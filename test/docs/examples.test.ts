@@ -15,12 +15,15 @@ const root = packageRoot()
 const photo = join(root, 'models', 'mini', 'people', '0.png')
 
 let subject: Buffer
+let embedding: Buffer
 let folder: string
 
 beforeAll(async () => {
   const personalizer = await Personalizer.open()
   try {
-    subject = (await personalizer.learn({ image: photo, class: 'person', name: 'alice', steps: 1 })).toBuffer()
+    const learnt = await personalizer.learn({ image: photo, class: 'person', name: 'alice', steps: 1 })
+    subject = learnt.toBuffer()
+    embedding = learnt.toBuffer({ format: 'diffusers' })
   } finally {
     await personalizer.close()
   }
@@ -31,6 +34,7 @@ beforeEach(async () => {
   folder = project()
   copyFileSync(photo, join(folder, 'me.png'))
   writeFileSync(join(folder, 'alice.safetensors'), subject)
+  writeFileSync(join(folder, 'cat-toy.safetensors'), embedding)
   copyFileSync(join(root, 'tools', 'lora', 'duotone.safetensors'), join(folder, 'style.safetensors'))
   writeFileSync(join(folder, 'mini.safetensors'), pack(await miniParts()))
   const white = { create: { width: 80, height: 40, channels: 3 as const, background: '#fff' } }
@@ -68,3 +72,6 @@ describe.each(PAGES)('docs/%s.md', (page) => {
   test.each(numbered(examples(page, 'js')))('program %i', (_, code) => expectPictures(code, 'js'))
   test.each(numbered(examples(page, 'sh')))('command %i', (_, code) => expectPictures(code, 'sh'))
 })
+
+test("docs/embeddings.md, another program's embedding in a prompt", () =>
+  expectPictures(examples('embeddings', 'js')[0]!, 'js'))
