@@ -4,18 +4,13 @@
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <algorithm>
 #include <string>
 
-#include "attention/cpu/kernels.h"
-#include "attention/cpu/parallel.h"
+#include "models/gelu.h"
 #include "runtime/device.h"
 
 namespace swap {
 namespace {
-
-// Of an item at least: less is not worth waking a thread for.
-constexpr int64_t kLeastValues = int64_t(1) << 15;
 
 using Activated = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, std::string_view,
                              c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
@@ -59,32 +54,6 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   return fused.multiplied->typed<Multiplied>().call(x, gate, weights[0], biases[0], "mul");
 }
 
-// both [..., 2 F], the product's factor and what its GELU is taken of; dy [..., F] -> the gradient of both
-at::Tensor product_gradient(const at::Tensor& both, const at::Tensor& dy) {
-  auto gradient = at::empty_like(both);
-  const auto& kernels = cpu::gelu_kernels(both.scalar_type() == at::kBFloat16);
-  const bool known = both.scalar_type() == at::kFloat || both.scalar_type() == at::kBFloat16;
-  if (known && both.device().is_cpu() && !kernels.empty() && both.is_contiguous() && both.numel() > 0 &&
-      dy.size(-1) % 16 == 0) {
-    const auto dense = dy.contiguous();
-    cpu::GegluProblem p;
-    p.width = dense.size(-1), p.rows = dense.numel() / p.width;
-    p.halves = both.const_data_ptr(), p.dy = dense.const_data_ptr(), p.out = gradient.mutable_data_ptr();
-    const int64_t rows = std::max<int64_t>(1, kLeastValues / p.width), items = (p.rows + rows - 1) / rows;
-    cpu::run_parallel(items, [&](int64_t item, int64_t) {
-      for (int64_t row = item * rows; row < std::min(p.rows, (item + 1) * rows); ++row)
-        kernels[0]->geglu_gradient(p, row);
-    });
-    return gradient;
-  }
-  const auto halves = both.chunk(2, -1);
-  auto parts = gradient.chunk(2, -1);
-  at::gelu_backward_out(parts[1], dy * halves[0], halves[1]);
-  auto gate = at::gelu(halves[1]);
-  at::mul_out(parts[0], dy, gate);
-  return gradient;
-}
-
 // Keeps its input alone and takes the product again on the way back: the layer's output is eight times as wide, and
 // with its GELU twelve times.
 struct GatedLinear : torch::autograd::Function<GatedLinear> {
@@ -97,7 +66,7 @@ struct GatedLinear : torch::autograd::Function<GatedLinear> {
                                                  torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const auto &x = saved[0], &weight = saved[1], &dy = gradients[0];
-    const auto gradient = product_gradient(at::linear(x, weight, saved[2]), dy);
+    const auto gradient = geglu_gradient(at::linear(x, weight, saved[2]), dy);
     return {at::matmul(gradient, weight), at::Tensor(), at::Tensor()};
   }
 };

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "models/quick_gelu.h"
+#include "models/gelu.h"
 #include "runtime/recompute.h"
 
 namespace swap {

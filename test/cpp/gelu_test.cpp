@@ -22,8 +22,7 @@ TEST_CASE("the gradient of a gelu(z) is LibTorch's, on every instruction set, fa
     REQUIRE(!swap::cpu::gelu_kernels(half).empty());
     for (const auto* kernel : swap::cpu::gelu_kernels(half)) {
       const auto out = at::full({rows, 2 * width}, 99, dtype);
-      const swap::cpu::GegluProblem p{rows, width, halves.const_data_ptr(), dy.const_data_ptr(),
-                                      out.mutable_data_ptr()};
+      const swap::cpu::GegluProblem p{width, halves.const_data_ptr(), dy.const_data_ptr(), out.mutable_data_ptr()};
       for (int64_t row = 0; row < rows; ++row) kernel->geglu_gradient(p, row);
       const auto error = (out.to(at::kDouble) - expected).abs();
       // Half a unit in the last place of what is stored, and what the polynomial errs.

@@ -47,8 +47,9 @@ class Data:
     def lines_of(self, row: int) -> np.ndarray:
         if row not in self.found:
             shard = int(np.searchsorted(self.starts, row, 'right')) - 1
-            picture = torch.from_numpy(self.pictures[shard][row - self.starts[shard]][None]).permute(0, 3, 1, 2).float() / 255
-            self.found[row] = np.packbits(edges(picture)[0, 0].bool().numpy())
+            picture = np.array(self.pictures[shard][row - self.starts[shard]])  # a copy: torch takes no read-only ones
+            x = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+            self.found[row] = np.packbits(edges(x)[0, 0].bool().numpy())
         return np.unpackbits(self.found[row]).reshape(SIDE, SIDE)
 
     def lines(self, rows: torch.Tensor) -> torch.Tensor:

@@ -56,8 +56,7 @@ struct Gelu {
     const T *const x = static_cast<const T*>(p.x), *const dy = static_cast<const T*>(p.dy);
     T* const out = static_cast<T*>(p.out);
     for (int64_t i = begin; i < end; i += Isa::kLanes) {
-      const V u = Isa::mul(Isa::load(x + i), Isa::set(1.702f)), s = sigmoid<Isa>(u);
-      const V slope = Isa::fma(Isa::mul(u, s), Isa::sub(Isa::set(1), s), s);
+      const V slope = silu_slope<Isa>(Isa::mul(Isa::load(x + i), Isa::set(1.702f)));
       Isa::store(out + i, Isa::mul(Isa::load(dy + i), slope));
     }
   }

@@ -7,7 +7,7 @@ namespace swap::cpu {
 
 // y = a gelu(z), a and z the halves of a row.
 struct GegluProblem {
-  int64_t rows = 0, width = 0;   // width: of y, a multiple of 16
+  int64_t width = 0;             // of y, a multiple of 16
   const void* halves = nullptr;  // [rows, 2 width]: a, z
   const void* dy = nullptr;      // [rows, width]
   void* out = nullptr;           // [rows, 2 width]: da, dz

@@ -68,9 +68,8 @@ struct Norm {
 
   // dz of y = z sigmoid(z)
   static V behind_silu(const NormProblem& p, int64_t c, V x, V dy) {
-    const V z = Isa::fma(x, Isa::load(p.scale + c), Isa::load(p.shift + c)), s = sigmoid<Isa>(z);
-    const V slope = Isa::fma(Isa::mul(z, s), Isa::sub(Isa::set(1), s), s);
-    return Isa::mul(dy, slope);
+    const V z = Isa::fma(x, Isa::load(p.scale + c), Isa::load(p.shift + c));
+    return Isa::mul(dy, silu_slope<Isa>(z));
   }
 
   template <bool kGradient, class Of>

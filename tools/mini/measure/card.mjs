@@ -133,13 +133,12 @@ const SECTIONS = {
       Object.entries(s.groups)
         .map(([group, g]) => {
           const sides = ['method', 'inversion', 'isolated'].filter((side) => g[side])
-          const row = (title, figure) => [
+          const figures = { identity: 'identity', prompt: 'prompt', 'prompt passed': 'passed', 'ID(P)': 'idp' }
+          const rows = Object.entries(figures).map(([title, figure]) => [
             title,
             ...sides.map((side) => mean(g[side][figure], 3)),
             g.methodMinusInversion[figure] ? apart(g.methodMinusInversion[figure]) : '',
-          ]
-          const rows = [row('identity', 'identity'), row('prompt', 'prompt'), row('prompt passed', 'passed')]
-          rows.push(row('ID(P)', 'idp'))
+          ])
           const head = [
             `${g.subjects} ${WHO[group]}`,
             ...sides.map((side) => SIDES[side]),

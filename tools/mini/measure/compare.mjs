@@ -132,8 +132,8 @@ async function make(subject, method) {
       learnt ??= await Subject.load(file)
       const p = await open()
       const started = performance.now()
-      const asked = { prompt: prompt.replace('{}', '<subject>'), subjects: [learnt], seed }
-      const [image] = await p.generate({ ...asked, ...DRAWN[method] })
+      const words = prompt.replace('{}', '<subject>')
+      const [image] = await p.generate({ prompt: words, subjects: [learnt], seed, ...DRAWN[method] })
       times.pictures.push((performance.now() - started) / 1000)
       await image.save(picture)
       keep()

@@ -1,4 +1,4 @@
-#include "models/quick_gelu.h"
+#include "models/gelu.h"
 
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -11,15 +11,17 @@
 namespace swap {
 namespace {
 
+using cpu::GegluProblem;
 using cpu::GeluKernel;
 using cpu::QuickGeluProblem;
 
 // Of an item: less is not worth waking a thread for.
 constexpr int64_t kValues = int64_t(1) << 15;
 
-const GeluKernel* find_kernel(const at::Tensor& x) {
+// For runs of `run` values.
+const GeluKernel* find_kernel(const at::Tensor& x, int64_t run) {
   const auto dtype = x.scalar_type();
-  if ((dtype != at::kFloat && dtype != at::kBFloat16) || !x.device().is_cpu() || x.numel() % 16 != 0 ||
+  if ((dtype != at::kFloat && dtype != at::kBFloat16) || !x.device().is_cpu() || run % 16 != 0 || x.numel() == 0 ||
       !x.is_contiguous()) {
     return nullptr;
   }
@@ -57,10 +59,29 @@ struct QuickGelu : torch::autograd::Function<QuickGelu> {
 }  // namespace
 
 at::Tensor quick_gelu(const at::Tensor& x) {
-  const auto* kernel = find_kernel(x);
+  const auto* kernel = find_kernel(x, x.numel());
   if (!kernel) return x * at::sigmoid(x * 1.702);
   if (c10::GradMode::is_enabled() && x.requires_grad()) return QuickGelu::apply(x, kernel);
   return compute(*kernel, x);
+}
+
+at::Tensor geglu_gradient(const at::Tensor& halves, const at::Tensor& dy) {
+  auto gradient = at::empty_like(halves);
+  if (const auto* kernel = find_kernel(halves, dy.size(-1))) {
+    const auto dense = dy.contiguous();
+    const GegluProblem p{dense.size(-1), halves.const_data_ptr(), dense.const_data_ptr(), gradient.mutable_data_ptr()};
+    const int64_t rows = dense.numel() / p.width, some = std::max<int64_t>(1, kValues / p.width);
+    cpu::run_parallel((rows + some - 1) / some, [&](int64_t item, int64_t) {
+      for (int64_t row = item * some; row < std::min(rows, (item + 1) * some); ++row) kernel->geglu_gradient(p, row);
+    });
+    return gradient;
+  }
+  const auto parts = halves.chunk(2, -1);
+  auto gradients = gradient.chunk(2, -1);
+  at::gelu_backward_out(gradients[1], dy * parts[0], parts[1]);
+  const auto gate = at::gelu(parts[1]);
+  at::mul_out(gradients[0], dy, gate);
+  return gradient;
 }
 
 }  // namespace swap
