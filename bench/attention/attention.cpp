@@ -20,7 +20,7 @@
 #include <string_view>
 #include <vector>
 
-#include "attention/cpu/kernels.h"
+#include "cpu/kernels.h"
 #include "attention/fused_cpu.h"
 #include "attention/fused_cuda.h"
 #include "attention/split_attention.h"

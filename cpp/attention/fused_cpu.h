@@ -3,7 +3,7 @@
 
 #include <ATen/ATen.h>
 
-#include "attention/cpu/kernel.h"
+#include "cpu/kernel.h"
 #include "attention/split_attention.h"
 
 namespace swap {

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "attention/cpu/kernels.h"
-#include "attention/cpu/parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
 #include "attention/layout.h"
 #include "attention/split_attention.h"
 

@@ -3,7 +3,7 @@
 
 #include <ATen/ATen.h>
 
-#include "attention/cpu/flash_kernel.h"
+#include "cpu/flash_kernel.h"
 
 namespace swap {
 

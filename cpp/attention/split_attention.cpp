@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdlib>
 
-#include "attention/cpu/kernels.h"
+#include "cpu/kernels.h"
 #include "attention/fused_cpu.h"
 #include "attention/fused_cuda.h"
 #include "runtime/error.h"

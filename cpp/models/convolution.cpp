@@ -6,7 +6,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "attention/cpu/parallel.h"
+#include "cpu/parallel.h"
+#include "models/product.h"
 
 namespace swap {
 namespace {
@@ -14,6 +15,12 @@ namespace {
 // A wide convolution over few pixels spends its time on packing its weights anew for each call: 59 MB for 64 pixels at
 // the bottom of SD 1.5. As a product with the pixels' neighbourhoods the weights are read once, as they lie.
 constexpr int64_t kFewPixels = 512, kWeightsPerPixel = 8192;
+
+bool by_own_kernel(const at::Tensor& x, const at::Tensor& weight, int64_t stride, int64_t padding) {
+  const int64_t kernel = weight.size(2);
+  return kernel == weight.size(3) && (kernel == 1 || kernel == 3) && stride == 1 && padding == kernel / 2 &&
+         product_takes(x, weight);
+}
 
 bool as_product(at::IntArrayRef x, const at::Tensor& weight, int64_t stride, int64_t padding) {
   const int64_t pixels = x[0] * x[2] * x[3];
@@ -60,6 +67,7 @@ void add_up(const T* parts, T* out, int64_t B, int64_t C, int64_t h, int64_t w) 
 
 at::Tensor forward_pass(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
                         int64_t padding) {
+  if (by_own_kernel(x, weight, stride, padding)) return product_convolution(x, weight, bias);
   if (!as_product(x.sizes(), weight, stride, padding)) {
     return at::conv2d(x, weight, bias, {stride, stride}, {padding, padding});
   }
@@ -68,6 +76,7 @@ at::Tensor forward_pass(const at::Tensor& x, const at::Tensor& weight, const at:
 
 at::Tensor input_gradient(const at::Tensor& gradient, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,
                           int64_t padding) {
+  if (by_own_kernel(gradient, weight, stride, padding)) return product_convolution_gradient(gradient, weight);
   if (!as_product(shape, weight, stride, padding)) {
     // Only the shape and the layout of the input are looked at: its memory is never touched.
     const auto input = at::empty(shape, gradient.options(), at::MemoryFormat::ChannelsLast);

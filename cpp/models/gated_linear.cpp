@@ -7,6 +7,8 @@
 #include <string>
 
 #include "models/gelu.h"
+#include "models/linear.h"
+#include "models/product.h"
 #include "runtime/device.h"
 
 namespace swap {
@@ -46,6 +48,7 @@ at::Tensor plain(const at::Tensor& x, const at::Tensor& weight, const at::Tensor
 }
 
 at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (product_takes(x, weight)) return product_linear(x, weight, bias, true);
   const auto& fused = Fused::get();
   if (!fused.take(x)) return plain(x, weight, bias);
   const auto weights = weight.chunk(2), biases = bias.chunk(2);
@@ -66,8 +69,8 @@ struct GatedLinear : torch::autograd::Function<GatedLinear> {
                                                  torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const auto &x = saved[0], &weight = saved[1], &dy = gradients[0];
-    const auto gradient = geglu_gradient(at::linear(x, weight, saved[2]), dy);
-    return {at::matmul(gradient, weight), at::Tensor(), at::Tensor()};
+    const auto gradient = geglu_gradient(linear(x, weight, saved[2]), dy);
+    return {linear_gradient(gradient, weight), at::Tensor(), at::Tensor()};
   }
 };
 

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
-#include "attention/cpu/kernels.h"
-#include "attention/cpu/parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
 
 namespace swap {
 namespace {

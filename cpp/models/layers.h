@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "models/convolution.h"
+#include "models/linear.h"
 #include "models/norm.h"
 #include "weights/store.h"
 
@@ -19,7 +20,7 @@ struct Linear {
   Linear(const Scope& scope, int64_t in, int64_t out, bool with_bias = true)
       : weight(scope.read("weight", {out, in})), bias(with_bias ? scope.read("bias", {out}) : at::Tensor()) {}
 
-  at::Tensor operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+  at::Tensor operator()(const at::Tensor& x) const { return linear(x, weight, bias); }
 };
 
 struct Conv2d {

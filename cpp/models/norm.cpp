@@ -7,8 +7,8 @@
 #include <cmath>
 #include <vector>
 
-#include "attention/cpu/kernels.h"
-#include "attention/cpu/parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
 
 namespace swap {
 namespace {

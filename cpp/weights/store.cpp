@@ -5,7 +5,7 @@
 #include <cstring>
 #include <sstream>
 
-#include "attention/cpu/parallel.h"
+#include "cpu/parallel.h"
 #include "runtime/memory.h"
 
 namespace swap {

@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "attention/cpu/parallel.h"
+#include "cpu/parallel.h"
 #include "attention_cases.h"
 #include "attention_makes.h"
 #include "checks.h"

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/cpu/kernels.h"
+#include "cpu/kernels.h"
 #include "attention/fused_cpu.h"
 #include "attention/fused_cuda.h"
 #include "attention_cases.h"

@@ -2,7 +2,7 @@
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
 
-#include "attention/cpu/kernels.h"
+#include "cpu/kernels.h"
 
 TEST_CASE("the gradient of a gelu(z) is LibTorch's, on every instruction set, far out too") {
   at::manual_seed(7);

@@ -8,8 +8,8 @@
 #include <cmath>
 #include <vector>
 
-#include "attention/cpu/kernels.h"
-#include "attention/cpu/norm_kernel.h"
+#include "cpu/kernels.h"
+#include "cpu/norm_kernel.h"
 #include "checks.h"
 
 namespace {

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "attention/cpu/kernels.h"
+#include "cpu/kernels.h"
 #include "attention/split_attention.h"
 #include "checks.h"
 

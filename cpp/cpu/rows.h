@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "attention/cpu/kernel.h"
+#include "cpu/kernel.h"
 
 namespace swap::cpu {
 namespace {

@@ -1,12 +1,12 @@
 // Any processor that the compiler has vectors of four floats for (SSE2, NEON).
-#include "attention/cpu/kernels.h"
+#include "cpu/kernels.h"
 
 #if defined(__GNUC__)
 
-#include "attention/cpu/attention.h"
-#include "attention/cpu/flash.h"
-#include "attention/cpu/gelu.h"
-#include "attention/cpu/norm.h"
+#include "cpu/attention.h"
+#include "cpu/flash.h"
+#include "cpu/gelu.h"
+#include "cpu/norm.h"
 
 namespace swap::cpu {
 namespace {

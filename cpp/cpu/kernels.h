@@ -1,17 +1,18 @@
-// The CPU kernels of split cross-attention, self-attention, normalisation and GELU, and which of them this processor
-// has.
+// The CPU kernels of split cross-attention, self-attention, normalisation, GELU and products, and which of them this
+// processor has.
 #pragma once
 
 #include <vector>
 
-#include "attention/cpu/flash_kernel.h"
-#include "attention/cpu/gelu_kernel.h"
-#include "attention/cpu/kernel.h"
-#include "attention/cpu/norm_kernel.h"
+#include "cpu/flash_kernel.h"
+#include "cpu/gelu_kernel.h"
+#include "cpu/kernel.h"
+#include "cpu/norm_kernel.h"
+#include "cpu/product_kernel.h"
 
 // One file for each instruction set, compiled for it by a pragma that only GCC knows.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define SWAP_ATTENTION_X86 1
+#define SWAP_X86 1
 #endif
 
 namespace swap::cpu {
@@ -38,10 +39,15 @@ extern const GeluKernel kGeluAvx2Float, kGeluAvx2BFloat16;
 extern const GeluKernel kGeluAvx512Float, kGeluAvx512BFloat16;
 extern const GeluKernel kGeluAvx512PairsBFloat16;
 
+extern const ProductKernel kProductAmx;
+
 // Those that run on this processor, the fastest first.
 const std::vector<const Kernel*>& kernels(bool bfloat16);
 const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16);
 const std::vector<const NormKernel*>& norm_kernels(bool bfloat16);
 const std::vector<const GeluKernel*>& gelu_kernels(bool bfloat16);
+
+// Of bfloat16, where it is faster than LibTorch's: else null.
+const ProductKernel* product_kernel();
 
 }  // namespace swap::cpu

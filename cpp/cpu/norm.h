@@ -5,8 +5,8 @@
 
 #include <cstring>
 
-#include "attention/cpu/norm_kernel.h"
-#include "attention/cpu/sigmoid.h"
+#include "cpu/norm_kernel.h"
+#include "cpu/sigmoid.h"
 
 namespace swap::cpu {
 namespace {

@@ -1,4 +1,4 @@
-#include "attention/cpu/parallel.h"
+#include "cpu/parallel.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>

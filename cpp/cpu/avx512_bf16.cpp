@@ -1,7 +1,7 @@
 // x86-64 with AVX512-BF16: products of bfloat16 pairs, sums in float.
-#include "attention/cpu/kernels.h"
+#include "cpu/kernels.h"
 
-#ifdef SWAP_ATTENTION_X86
+#ifdef SWAP_X86
 
 #include <immintrin.h>
 
@@ -13,11 +13,11 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
 
-#include "attention/cpu/attention.h"
-#include "attention/cpu/flash.h"
-#include "attention/cpu/gelu.h"
-#include "attention/cpu/norm.h"
-#include "attention/cpu/pairs.h"
+#include "cpu/attention.h"
+#include "cpu/flash.h"
+#include "cpu/gelu.h"
+#include "cpu/norm.h"
+#include "cpu/pairs.h"
 
 namespace swap::cpu {
 namespace {

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "attention/cpu/kernel.h"
+#include "cpu/kernel.h"
 
 namespace swap::cpu {
 namespace {

@@ -1,7 +1,7 @@
 // x86-64 with AMX: products of bfloat16 pairs in tiles of 16 x 16 floats, the rest with AVX512-BF16.
-#include "attention/cpu/kernels.h"
+#include "cpu/kernels.h"
 
-#ifdef SWAP_ATTENTION_X86
+#ifdef SWAP_X86
 
 #include <immintrin.h>
 
@@ -13,24 +13,15 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,amx-tile,amx-bf16")
 
-#include "attention/cpu/attention.h"
-#include "attention/cpu/flash.h"
-#include "attention/cpu/pairs.h"
+#include "cpu/amx_tiles.h"
+#include "cpu/attention.h"
+#include "cpu/flash.h"
+#include "cpu/pairs.h"
 
 namespace swap::cpu {
 namespace {
 
-// All eight tiles are 16 rows of 64 bytes: 0 to 4 sums, 5 a tile of A, 6 and 7 of B.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-constexpr TileConfig kTiles;
-
-// GCC does not know that the tile instructions read memory: what was written must be there, and be there now.
-inline void written() { __asm__ volatile("" ::: "memory"); }
-
+// Tiles 0 to 4 are sums, 5 is a tile of A, 6 and 7 are of B.
 struct Amx : BFloat16Pairs {
   static constexpr int kRows = 64, kRowStep = 32, kDepth = 16, kTileRows = 16, kPanel = 5;
 

@@ -12,9 +12,9 @@
 #include <cstring>
 #include <type_traits>
 
-#include "attention/cpu/flash_kernel.h"
-#include "attention/cpu/gemm.h"
-#include "attention/cpu/rows.h"
+#include "cpu/flash_kernel.h"
+#include "cpu/gemm.h"
+#include "cpu/rows.h"
 
 namespace swap::cpu {
 namespace {

@@ -1,6 +1,6 @@
-#include "attention/cpu/kernels.h"
+#include "cpu/kernels.h"
 
-#ifdef SWAP_ATTENTION_X86
+#ifdef SWAP_X86
 #include <cpuid.h>
 #ifdef __linux__
 #include <sys/syscall.h>
@@ -11,7 +11,7 @@
 namespace swap::cpu {
 namespace {
 
-#ifdef SWAP_ATTENTION_X86
+#ifdef SWAP_X86
 // These also look whether the system saves the registers.
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 bool has_avx512() {
@@ -39,6 +39,7 @@ struct Found {
   std::vector<const FlashKernel*> flash;
   std::vector<const NormKernel*> norm;
   std::vector<const GeluKernel*> gelu;
+  const ProductKernel* product = nullptr;
   void add(const Kernel& kernel, const FlashKernel& flash_kernel) {
     split.push_back(&kernel);
     flash.push_back(&flash_kernel);
@@ -51,8 +52,11 @@ struct Found {
 
 Found find(bool bfloat16) {
   Found found;
-#ifdef SWAP_ATTENTION_X86
-  if (bfloat16 && has_amx()) found.add(kAmxBFloat16, kFlashAmxBFloat16);
+#ifdef SWAP_X86
+  if (bfloat16 && has_amx()) {
+    found.add(kAmxBFloat16, kFlashAmxBFloat16);
+    found.product = &kProductAmx;
+  }
   if (bfloat16 && has_avx512_bf16()) found.add(kAvx512PairsBFloat16, kFlashAvx512PairsBFloat16);
   if (has_avx512() && bfloat16) found.add(kAvx512BFloat16, kFlashAvx512BFloat16);
   if (has_avx512() && !bfloat16) found.add(kAvx512Float, kFlashAvx512Float);
@@ -63,7 +67,7 @@ Found find(bool bfloat16) {
   if (bfloat16) found.add(kPortableBFloat16, kFlashPortableBFloat16);
   if (!bfloat16) found.add(kPortableFloat, kFlashPortableFloat);
 #endif
-#ifdef SWAP_ATTENTION_X86
+#ifdef SWAP_X86
   if (bfloat16 && has_avx512_bf16()) found.add(kNormAvx512PairsBFloat16, kGeluAvx512PairsBFloat16);
   if (has_avx512() && bfloat16) found.add(kNormAvx512BFloat16, kGeluAvx512BFloat16);
   if (has_avx512() && !bfloat16) found.add(kNormAvx512Float, kGeluAvx512Float);
@@ -88,5 +92,6 @@ const std::vector<const Kernel*>& kernels(bool bfloat16) { return found(bfloat16
 const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16) { return found(bfloat16).flash; }
 const std::vector<const NormKernel*>& norm_kernels(bool bfloat16) { return found(bfloat16).norm; }
 const std::vector<const GeluKernel*>& gelu_kernels(bool bfloat16) { return found(bfloat16).gelu; }
+const ProductKernel* product_kernel() { return found(true).product; }
 
 }  // namespace swap::cpu

@@ -1,7 +1,7 @@
 // What a CPU kernel of self-attention is given, as kernel.h has it for split cross-attention.
 #pragma once
 
-#include "attention/cpu/kernel.h"
+#include "cpu/kernel.h"
 
 namespace swap::cpu {
 

@@ -14,8 +14,8 @@
 #include <cstring>
 #include <type_traits>
 
-#include "attention/cpu/gemm.h"
-#include "attention/cpu/rows.h"
+#include "cpu/gemm.h"
+#include "cpu/rows.h"
 
 namespace swap::cpu {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "attention/cpu/avx512_math.h"
+#include "cpu/avx512_math.h"
 
 namespace swap::cpu {
 namespace {

@@ -1,7 +1,7 @@
 // What a CPU kernel of group normalisation is given: pixels of channels, channels-last, with SiLU behind it or not.
 #pragma once
 
-#include "attention/cpu/kernel.h"
+#include "cpu/kernel.h"
 
 namespace swap::cpu {
 

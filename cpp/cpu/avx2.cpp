@@ -1,7 +1,7 @@
 // x86-64 with AVX2 and FMA: products in float, for bfloat16 too.
-#include "attention/cpu/kernels.h"
+#include "cpu/kernels.h"
 
-#ifdef SWAP_ATTENTION_X86
+#ifdef SWAP_X86
 
 #include <immintrin.h>
 
@@ -10,10 +10,10 @@
 
 #pragma GCC target("avx2,fma")
 
-#include "attention/cpu/attention.h"
-#include "attention/cpu/flash.h"
-#include "attention/cpu/gelu.h"
-#include "attention/cpu/norm.h"
+#include "cpu/attention.h"
+#include "cpu/flash.h"
+#include "cpu/gelu.h"
+#include "cpu/norm.h"
 
 namespace swap::cpu {
 namespace {

@@ -2,9 +2,9 @@
 // set, after its target pragma: everything here is local to that file.
 #pragma once
 
-#include "attention/cpu/gelu_kernel.h"
-#include "attention/cpu/kernel.h"
-#include "attention/cpu/sigmoid.h"
+#include "cpu/gelu_kernel.h"
+#include "cpu/kernel.h"
+#include "cpu/sigmoid.h"
 
 namespace swap::cpu {
 namespace {

@@ -1,0 +1,35 @@
+#include "models/linear.h"
+
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "models/product.h"
+
+namespace swap {
+namespace {
+
+struct ProductLinear : torch::autograd::Function<ProductLinear> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& bias) {
+    context->save_for_backward({weight});
+    return product_linear(x, weight, bias);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    return {product_linear_gradient(gradients[0], context->get_saved_variables()[0]), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (!product_takes(x, weight)) return at::linear(x, weight, bias);
+  if (c10::GradMode::is_enabled() && x.requires_grad()) return ProductLinear::apply(x, weight, bias);
+  return product_linear(x, weight, bias);
+}
+
+at::Tensor linear_gradient(const at::Tensor& dy, const at::Tensor& weight) {
+  return product_takes(dy, weight) ? product_linear_gradient(dy, weight) : at::matmul(dy, weight);
+}
+
+}  // namespace swap
