@@ -10,9 +10,9 @@ namespace {
 
 struct ProductLinear : torch::autograd::Function<ProductLinear> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& bias) {
+                            const std::optional<at::Tensor>& bias) {
     context->save_for_backward({weight});
-    return product_linear(x, weight, bias);
+    return product_linear(x, weight, bias.value_or(at::Tensor()));
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
@@ -24,7 +24,9 @@ struct ProductLinear : torch::autograd::Function<ProductLinear> {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (!product_takes(x, weight)) return at::linear(x, weight, bias);
-  if (c10::GradMode::is_enabled() && x.requires_grad()) return ProductLinear::apply(x, weight, bias);
+  if (c10::GradMode::is_enabled() && x.requires_grad()) {
+    return ProductLinear::apply(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
+  }
   return product_linear(x, weight, bias);
 }
 

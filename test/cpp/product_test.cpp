@@ -1,6 +1,8 @@
 // Products by our own kernel against float64: linear layers, convolutions, GEGLU, and their way back.
 #include "models/product.h"
 
+#include "models/linear.h"
+
 #include <torch/csrc/autograd/autograd.h>
 
 #include <vector>
@@ -56,6 +58,18 @@ TEST_CASE("linear layers by our own kernel") {
   const auto y = swap::product_linear(x, weight, {});
   CHECK(y.sizes() == at::IntArrayRef({2, 7, 96}));
   CHECK(difference(y, at::linear(exact(x), exact(weight))) < kRounding);
+}
+
+TEST_CASE("a linear layer has LibTorch's gradient, with a bias and without") {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    for (const bool biased : {true, false}) {
+      const auto weight = at::randn({64, 96}).to(dtype), bias = biased ? at::randn({64}).to(dtype) : at::Tensor();
+      const auto x = at::randn({2, 5, 96}).to(dtype).requires_grad_(), dy = at::randn({2, 5, 64}).to(dtype);
+      const auto dx = torch::autograd::grad({swap::linear(x, weight, bias)}, {x}, {dy})[0];
+      CHECK((dx.scalar_type() == dtype));
+      CHECK(difference(dx, at::matmul(exact(dy), exact(weight))) < (dtype == at::kFloat ? 1e-6 : kRounding));
+    }
+  }
 }
 
 TEST_CASE("convolutions by our own kernel") {
