@@ -20,10 +20,10 @@
 #include <string_view>
 #include <vector>
 
-#include "cpu/kernels.h"
 #include "attention/fused_cpu.h"
 #include "attention/fused_cuda.h"
 #include "attention/split_attention.h"
+#include "cpu/kernels.h"
 #include "device.h"
 
 using namespace swap;

@@ -6,9 +6,9 @@
 #include <cmath>
 #include <optional>
 
+#include "attention/layout.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
-#include "attention/layout.h"
 
 namespace swap {
 namespace {

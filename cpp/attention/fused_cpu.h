@@ -3,8 +3,8 @@
 
 #include <ATen/ATen.h>
 
-#include "cpu/kernel.h"
 #include "attention/split_attention.h"
+#include "cpu/kernel.h"
 
 namespace swap {
 

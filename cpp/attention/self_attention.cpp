@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/kernels.h"
-#include "cpu/parallel.h"
 #include "attention/layout.h"
 #include "attention/split_attention.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
 
 namespace swap {
 namespace {

@@ -3,9 +3,9 @@
 #include <cmath>
 #include <cstdlib>
 
-#include "cpu/kernels.h"
 #include "attention/fused_cpu.h"
 #include "attention/fused_cuda.h"
+#include "cpu/kernels.h"
 #include "runtime/error.h"
 
 namespace swap {

@@ -37,8 +37,8 @@ struct Part {
 };
 
 // Where the pixels of a packed block are, in elements: 32 channels of a pixel lie together. A line of a matrix has its
-// channels one after another, which is the order they are read in; in a picture, whole planes follow each other, so that
-// a tile may begin at any pixel.
+// channels one after another, which is the order they are read in; in a picture, whole planes follow each other, so
+// that a tile may begin at any pixel.
 struct Layout {
   int64_t line, plane;
 
@@ -71,59 +71,99 @@ void pack_block(const Product& p, int64_t block, void* to) {
   }
 }
 
+// Two rows of 32 channels as pairs of both: 16 channels into either tile.
+void interleave(const BFloat16* first, const BFloat16* second, BFloat16* left, BFloat16* right) {
+  alignas(64) static constexpr uint16_t kLeft[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                     8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i a = _mm512_loadu_si512(first), b = _mm512_loadu_si512(second), low = _mm512_load_si512(kLeft);
+  _mm512_storeu_si512(left, _mm512_permutex2var_epi16(a, low, b));
+  _mm512_storeu_si512(right, _mm512_permutex2var_epi16(a, _mm512_add_epi16(low, _mm512_set1_epi16(16)), b));
+}
+
 // Tiles in the order that `multiply` reads them: by 32 channels, by tap, and of the 32 columns first the one half, then
-// the other.
-void pack_columns(const Product& p, int64_t group, void* to) {
+// the other. Weights are read in the order they lie in.
+void pack_columns(const Product& p, int64_t group, int64_t count, void* to) {
   const auto* const weight = static_cast<const BFloat16*>(p.weight);
-  auto* const tiles = static_cast<BFloat16*>(to);
-  for (int64_t half = 0; half < 2; ++half) {
-    const int64_t n = p.gated ? half * p.columns / 2 + 16 * group : kColumns * group + 16 * half;
-    for (int64_t tap = 0; tap < p.taps; ++tap) {
-      for (int64_t c = 0; c < p.depth; c += kDepth) {
-        auto* const tile = reinterpret_cast<Isa::Unit*>(tiles + ((c / kDepth * p.taps + tap) * 2 + half) * kTile);
-        if (p.transposed) {
-          const auto* from = weight + c * p.weight_row + (p.taps - 1 - tap) * p.weight_tap + n;
-          for (int64_t i = 0; i < 16; ++i, from += 2 * p.weight_row) {
-            const auto widened = [](const BFloat16* row) {
-              return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row)));
-            };
-            _mm512_storeu_si512(tile + 16 * i, _mm512_or_si512(widened(from), _mm512_slli_epi32(
-                                                                                  widened(from + p.weight_row), 16)));
-          }
-        } else {
-          const auto* from = weight + n * p.weight_row + tap * p.weight_tap + c;
-          Isa::transpose(reinterpret_cast<const Isa::Unit*>(from), p.weight_row / 2, 16, 16, tile, 16);
+  const auto tile = [&](int64_t g, int64_t c, int64_t tap, int64_t half) {
+    return static_cast<BFloat16*>(to) + g * p.columns_size() + ((c / kDepth * p.taps + tap) * 2 + half) * kTile;
+  };
+  if (p.transposed) {
+    for (int64_t c = 0; c < p.depth; c += 2) {
+      const int64_t row = c % kDepth * 16;  // of a tile: two channels of x
+      for (int64_t tap = 0; tap < p.taps; ++tap) {
+        const auto* from = weight + c * p.weight_row + (p.taps - 1 - tap) * p.weight_tap + kColumns * group;
+        for (int64_t g = 0; g < count; ++g, from += kColumns) {
+          interleave(from, from + p.weight_row, tile(g, c, tap, 0) + row, tile(g, c, tap, 1) + row);
+        }
+      }
+    }
+    return;
+  }
+  for (int64_t g = 0; g < count; ++g) {
+    for (int64_t half = 0; half < 2; ++half) {
+      const int64_t n = p.gated ? half * p.columns / 2 + 16 * (group + g) : kColumns * (group + g) + 16 * half;
+      for (int64_t tap = 0; tap < p.taps; ++tap) {
+        const auto* from = weight + n * p.weight_row + tap * p.weight_tap;
+        for (int64_t c = 0; c < p.depth; c += kDepth, from += kDepth) {
+          Isa::transpose(reinterpret_cast<const Isa::Unit*>(from), p.weight_row / 2, 16, 16,
+                         reinterpret_cast<Isa::Unit*>(tile(g, c, tap, half)), 16);
         }
       }
     }
   }
 }
 
-// Writes the sums of 16 pixels and 32 columns. `position` counts a packed block's pixels, the border at the end of each
-// line included: those are not pixels of the picture.
-void write(const Product& p, const Part& part, int64_t position, const float* left, const float* right, int64_t group) {
-  const int64_t width = p.gated ? kColumns / 2 : kColumns, pitch = p.pitch();
-  const auto zero = Isa::set(0);
-  const int64_t second = p.gated ? p.columns / 2 + 16 * group : kColumns * group + 16;
+// 16 pixels of a packed block that meet the weights together. The border at the end of each line may be among them.
+struct Pixels {
+  const BFloat16* x;
+  int64_t line, column;  // of the first, within the block
+  bool dense;            // all are pixels of the picture, of one line
+
+  Pixels(const Product& p, const Part& part, const Layout& layout, const BFloat16* rows, int64_t position)
+      : line(position / p.pitch()), column(position % p.pitch()) {
+    x = rows + line * layout.line + column * kDepth;
+    dense = column + 16 <= part.columns && line < part.lines && pixel(p, part) + 16 <= p.pixels;
+  }
+
+  int64_t pixel(const Product& p, const Part& part) const {
+    return (part.line + line) * p.width + part.column + column;
+  }
+};
+
+// The sums of a pixel and 32 columns, as they go into y.
+template <bool kGated>
+void write_pixel(Isa::V a, Isa::V b, BFloat16* y) {
+  if constexpr (kGated) {
+    Isa::V value, slope;
+    Gelu<BFloat16, Isa>::gelu(b, value, slope);
+    Isa::store(y, Isa::mul(a, value));
+  } else {
+    _mm512_storeu_si512(y, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));
+  }
+}
+
+template <bool kGated>
+void write(const Product& p, const Part& part, const Pixels& pixels, const float* left, const float* right,
+           int64_t group) {
+  constexpr int64_t kWidth = kGated ? kColumns / 2 : kColumns;
+  const int64_t row = kGated ? p.columns / 2 : p.columns, second = kGated ? row + 16 * group : kColumns * group + 16;
   const auto* const bias = static_cast<const BFloat16*>(p.bias);
-  const auto first_bias = bias ? Isa::load(bias + width * group) : zero;
-  const auto second_bias = bias ? Isa::load(bias + second) : zero;
-  const int64_t out_width = p.gated ? p.columns / 2 : p.columns;
-  auto* const y = static_cast<BFloat16*>(p.y) + part.sample * p.pixels * out_width + width * group;
-  int64_t line = position / pitch, column = position % pitch;
-  for (int i = 0; i < 16; ++i) {
-    const int64_t pixel = (part.line + line) * p.width + part.column + column;
-    if (column < part.columns && line < part.lines && pixel < p.pixels) {
-      const auto a = Isa::add(Isa::load(left + 16 * i), first_bias), b = Isa::add(Isa::load(right + 16 * i), second_bias);
-      if (p.gated) {
-        Isa::V value, slope;
-        Gelu<BFloat16, Isa>::gelu(b, value, slope);
-        Isa::store(y + pixel * out_width, Isa::mul(a, value));
-      } else {
-        _mm512_storeu_si512(y + pixel * out_width, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));
-      }
-    }
-    if (++column == pitch) column = 0, ++line;
+  const auto a = bias ? Isa::load(bias + kWidth * group) : Isa::set(0),
+             b = bias ? Isa::load(bias + second) : Isa::set(0);
+  auto* const y = static_cast<BFloat16*>(p.y) + part.sample * p.pixels * row + kWidth * group;
+  const auto write_one = [&](int64_t i, int64_t pixel) {
+    write_pixel<kGated>(Isa::add(Isa::load(left + 16 * i), a), Isa::add(Isa::load(right + 16 * i), b), y + pixel * row);
+  };
+  Pixels at = pixels;
+  if (at.dense) {
+    const int64_t first = at.pixel(p, part);
+    for (int64_t i = 0; i < 16; ++i) write_one(i, first + i);
+    return;
+  }
+  for (int64_t i = 0; i < 16; ++i) {
+    const int64_t pixel = at.pixel(p, part);
+    if (at.column < part.columns && at.line < part.lines && pixel < p.pixels) write_one(i, pixel);
+    if (++at.column == p.pitch()) at.column = 0, ++at.line;
   }
 }
 
@@ -161,41 +201,48 @@ void multiply_tiles(const Product& p, const Layout& layout, const BFloat16* firs
   }
 }
 
-void multiply(const Product& p, int64_t block, const void* rows, int64_t group, int64_t count, const void* columns) {
+template <int kTaps, bool kGated>
+void multiply_block(const Product& p, int64_t block, const BFloat16* rows, int64_t group, int64_t count,
+                    const BFloat16* columns) {
   const Part part(p, block);
   const Layout layout(p);
-  const auto* const x = static_cast<const BFloat16*>(rows);
-  const auto* const w = static_cast<const BFloat16*>(columns);
-  const int64_t pitch = p.pitch();
   // Lines that tiles fill are cut each for itself; others go on into the next one, the border between them included.
   const bool whole = part.columns % 16 == 0;
   const int64_t a_line = part.columns / 16;
-  const int64_t tiles = whole ? part.lines * a_line : (part.lines * pitch + 15) / 16;
-  const auto position = [&](int64_t tile) { return whole ? tile / a_line * pitch + tile % a_line * 16 : tile * 16; };
-  const auto address = [&](int64_t at) { return x + at / pitch * layout.line + at % pitch * kDepth; };
+  const int64_t tiles = whole ? part.lines * a_line : (part.lines * p.pitch() + 15) / 16;
+  const auto pixels = [&](int64_t tile) {
+    return Pixels(p, part, layout, rows, whole ? tile / a_line * p.pitch() + tile % a_line * 16 : tile * 16);
+  };
   alignas(64) float sums[4][256];
   _tile_loadconfig(&kTiles);
   for (int64_t tile = 0; tile < tiles; tile += 2) {
     const bool two = tile + 1 < tiles;
-    const int64_t first = position(tile), second = two ? position(tile + 1) : first;
+    const auto first = pixels(tile), second = two ? pixels(tile + 1) : first;
     for (int64_t g = 0; g < count; ++g) {
       written();
-      const auto* const from = w + g * p.columns_size();
-      if (p.taps == 9) {
-        multiply_tiles<9>(p, layout, address(first), address(second), from);
-      } else {
-        multiply_tiles<1>(p, layout, address(first), address(second), from);
-      }
+      multiply_tiles<kTaps>(p, layout, first.x, second.x, columns + g * p.columns_size());
       _tile_stored(0, sums[0], 64);
       _tile_stored(1, sums[1], 64);
       _tile_stored(2, sums[2], 64);
       _tile_stored(3, sums[3], 64);
       written();
-      write(p, part, first, sums[0], sums[1], group + g);
-      if (two) write(p, part, second, sums[2], sums[3], group + g);
+      write<kGated>(p, part, first, sums[0], sums[1], group + g);
+      if (two) write<kGated>(p, part, second, sums[2], sums[3], group + g);
     }
   }
   _tile_release();
+}
+
+void multiply(const Product& p, int64_t block, const void* rows, int64_t group, int64_t count, const void* columns) {
+  const auto* const x = static_cast<const BFloat16*>(rows);
+  const auto* const w = static_cast<const BFloat16*>(columns);
+  if (p.taps == 9) {
+    multiply_block<9, false>(p, block, x, group, count, w);
+  } else if (p.gated) {
+    multiply_block<1, true>(p, block, x, group, count, w);
+  } else {
+    multiply_block<1, false>(p, block, x, group, count, w);
+  }
 }
 
 }  // namespace

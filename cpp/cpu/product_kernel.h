@@ -5,8 +5,8 @@
 
 namespace swap::cpu {
 
-// y[pixel][n] = bias[n] + the sum over taps t and channels c of x[pixel moved by t][c] w[n][t][c], in fp32. The pixels are
-// those of a picture with zeros around it; the rows of a matrix are one picture with a single tap.
+// y[pixel][n] = bias[n] + the sum over taps t and channels c of x[pixel moved by t][c] w[n][t][c], in fp32. The pixels
+// are those of a picture with zeros around it; the rows of a matrix are one picture with a single tap.
 //
 // Both factors are packed before they are multiplied: x in blocks of the picture, w in blocks of kColumns columns.
 struct Product {
@@ -44,8 +44,8 @@ struct Product {
 
 struct ProductKernel {
   void (*pack_block)(const Product&, int64_t block, void* to);
-  void (*pack_columns)(const Product&, int64_t group, void* to);  // kColumns of them
-  // `count` groups of columns, packed one after another
+  // `count` groups of kColumns, one after another
+  void (*pack_columns)(const Product&, int64_t group, int64_t count, void* to);
   void (*multiply)(const Product&, int64_t block, const void* rows, int64_t group, int64_t count, const void* columns);
 };
 

@@ -15,6 +15,8 @@ using cpu::ProductKernel;
 
 // Of the second cache, for the factor that a thread packs for itself: the other one passes by it.
 constexpr int64_t kPackedBytes = 640 << 10;
+// Fewer rows are not worth packing the weights for.
+constexpr int64_t kLeastRows = 32;
 // Operations of a product that is not worth waking a thread for.
 constexpr int64_t kSerial = int64_t(1) << 26;
 
@@ -64,10 +66,10 @@ void run(const Product& p, const at::TensorOptions& options) {
   const auto memory = [&](int64_t size) { return at::empty({size}, options.dtype(at::kBFloat16)); };
   const auto place = [](const at::Tensor& packed, int64_t at) { return packed.mutable_data_ptr<at::BFloat16>() + at; };
 
+  const int64_t fitting = std::max<int64_t>(1, kPackedBytes / 2 / p.columns_size());
   if (blocks * p.block_size() <= groups * p.columns_size()) {
     // Items: so many groups of columns, and where these are few, a share of the blocks.
-    const int64_t count = groups >= 12 * workers && 2 * p.columns_size() * 2 <= kPackedBytes ? 2 : 1;
-    const int64_t pieces = divide_up(groups, count);
+    const int64_t count = std::clamp<int64_t>(groups / (6 * workers), 1, fitting), pieces = divide_up(groups, count);
     const int64_t shares = std::min(blocks, pieces >= 4 * workers ? 1 : divide_up(4 * workers, pieces));
     const auto rows = memory(blocks * p.block_size());
     const auto columns = memory(cpu::worker_count(pieces * shares) * count * p.columns_size());
@@ -75,22 +77,25 @@ void run(const Product& p, const at::TensorOptions& options) {
     each(pieces * shares, [&](int64_t item, int64_t worker) {
       const int64_t first = item / shares * count, here = std::min(count, groups - first), share = item % shares;
       auto* const packed = place(columns, worker * count * p.columns_size());
-      for (int64_t i = 0; i < here; ++i) kernel.pack_columns(p, first + i, packed + i * p.columns_size());
+      kernel.pack_columns(p, first, here, packed);
       for (int64_t block = blocks * share / shares; block < blocks * (share + 1) / shares; ++block) {
         kernel.multiply(p, block, place(rows, block * p.block_size()), first, here, packed);
       }
     });
   } else {
+    const int64_t count = std::clamp<int64_t>(groups / (4 * workers), 1, fitting), pieces = divide_up(groups, count);
     const auto columns = memory(groups * p.columns_size());
     const auto rows = memory(cpu::worker_count(blocks) * p.block_size());
-    each(groups, [&](int64_t group, int64_t) {
-      kernel.pack_columns(p, group, place(columns, group * p.columns_size()));
+    each(pieces, [&](int64_t piece, int64_t) {
+      const int64_t first = piece * count;
+      kernel.pack_columns(p, first, std::min(count, groups - first), place(columns, first * p.columns_size()));
     });
     each(blocks, [&](int64_t block, int64_t worker) {
       auto* const packed = place(rows, worker * p.block_size());
       kernel.pack_block(p, block, packed);
-      for (int64_t group = 0; group < groups; ++group) {
-        kernel.multiply(p, block, packed, group, 1, place(columns, group * p.columns_size()));
+      for (int64_t first = 0; first < groups; first += fitting) {
+        const int64_t here = std::min(fitting, groups - first);
+        kernel.multiply(p, block, packed, first, here, place(columns, first * p.columns_size()));
       }
     });
   }
@@ -128,10 +133,11 @@ at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tens
 }  // namespace
 
 bool product_takes(const at::Tensor& x, const at::Tensor& weight) {
-  const bool dense = weight.dim() == 4 ? weight.is_contiguous(at::MemoryFormat::ChannelsLast) : weight.stride(1) == 1;
-  return x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && weight.scalar_type() == at::kBFloat16 && dense &&
-         weight.size(0) % Product::kColumns == 0 && weight.size(1) % Product::kColumns == 0 && x.numel() > 0 &&
-         cpu::product_kernel();
+  if (!x.device().is_cpu() || x.scalar_type() != at::kBFloat16 || weight.scalar_type() != at::kBFloat16) return false;
+  const bool picture = weight.dim() == 4;
+  const bool dense = picture ? weight.is_contiguous(at::MemoryFormat::ChannelsLast) : weight.stride(1) == 1;
+  return dense && weight.size(0) % Product::kColumns == 0 && weight.size(1) % Product::kColumns == 0 &&
+         x.numel() >= kLeastRows * x.size(picture ? 1 : -1) && x.numel() > 0 && cpu::product_kernel();
 }
 
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated) {

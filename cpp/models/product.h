@@ -6,7 +6,8 @@
 
 namespace swap {
 
-// Whether `x` and `weight` [out, in, ...] (in and out multiples of 32, dense by output) are for this kernel.
+// Whether `x` and `weight` [out, in] or [out, in, k, k] are for this kernel: in and out multiples of 32, 32 rows or
+// pixels and more.
 bool product_takes(const at::Tensor& x, const at::Tensor& weight);
 
 // x [..., in], weight [out, in], bias [out] or undefined -> [..., out]; gated: [..., out / 2]
@@ -14,8 +15,8 @@ at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const a
 // dy [..., out] -> dx [..., in]
 at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight);
 
-// x [B, in, h, w] channels-last, weight [out, in, 3, 3] or [out, in, 1, 1] channels-last -> [B, out, h, w] channels-last,
-// with a border of one zero around x for 3 x 3
+// x [B, in, h, w] channels-last, weight [out, in, 3, 3] or [out, in, 1, 1] channels-last -> [B, out, h, w]
+// channels-last, with a border of one zero around x for 3 x 3
 at::Tensor product_convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 // dy [B, out, h, w] -> dx [B, in, h, w]
 at::Tensor product_convolution_gradient(const at::Tensor& dy, const at::Tensor& weight);

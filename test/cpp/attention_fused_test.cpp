@@ -11,10 +11,10 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/parallel.h"
 #include "attention_cases.h"
 #include "attention_makes.h"
 #include "checks.h"
+#include "cpu/parallel.h"
 
 using namespace swap;
 using namespace attention_cases;

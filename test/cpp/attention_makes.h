@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "cpu/kernels.h"
 #include "attention/fused_cpu.h"
 #include "attention/fused_cuda.h"
 #include "attention_cases.h"
+#include "cpu/kernels.h"
 
 #if defined(SWAP_KERNELS_EMULATED)
 #include "../../cuda/launch.h"

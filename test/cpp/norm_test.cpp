@@ -8,9 +8,9 @@
 #include <cmath>
 #include <vector>
 
+#include "checks.h"
 #include "cpu/kernels.h"
 #include "cpu/norm_kernel.h"
-#include "checks.h"
 
 namespace {
 

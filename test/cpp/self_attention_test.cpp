@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "cpu/kernels.h"
 #include "attention/split_attention.h"
 #include "checks.h"
+#include "cpu/kernels.h"
 
 using namespace swap;
 
