@@ -4,7 +4,8 @@
  *   node bench/profile.mjs [--model FOLDER] [--dtype bfloat16] [--steps 2] [--ops 0]
  *
  * --ops N also lists the N dearest operators with their shapes. Needs the built package and a C++ compiler: LibTorch's
- * own hook on its operators is built as an addon beside the engine (.cache/profile), so the engine carries nothing for it.
+ * own hook on its operators is built as an addon beside the engine (.cache/profile). The engine's own kernels tell it their
+ * names and shapes (cpp/runtime/record.h).
  */
 import { mkdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -68,12 +69,19 @@ const KINDS = {
 }
 
 /** Which kind of layer an operator belongs to, and its floating-point operations, from its shapes. */
-function classify({ name, shapes, calls }) {
+function classify({ name, shapes, calls, backward }) {
   const tensors = shapes.filter((shape) => /^\d+(x\d+)*$/.test(shape)).map((shape) => shape.split('x').map(Number))
   const lists = shapes
     .filter((shape) => shape.startsWith('['))
     .map((shape) => shape.slice(1, -1).split(',').map(Number))
   const size = (shape) => shape.reduce((product, n) => product * n, 1)
+  // Products of ours: x [..., in] or [B, in, h, w] and the weights; back, the gradient and the weights.
+  if (name === 'swap::linear')
+    return { kind: 'linear', flop: ((2 * size(tensors[0])) / tensors[0].at(-1)) * size(tensors[1]) * calls }
+  if (name === 'swap::convolution')
+    return { kind: 'convolution', flop: ((2 * size(tensors[0])) / tensors[0][1]) * size(tensors[1]) * calls }
+  if (name === 'swap::self_attention')
+    return { kind: 'self', flop: (backward ? 10 : 4) * size(tensors[0]) * tensors[1][2] * calls }
   // A convolution as a product has two-dimensional input, other linear layers have batches of rows.
   const product = /::linear/.test(name) && tensors[0].length === 2 && tensors[0][0] > 16
   if (/conv/i.test(name) && tensors.length < 2) return { kind: 'convolution', flop: 0 }
@@ -133,7 +141,9 @@ function table(title, rows, elapsed, training) {
     return `| ${label} | ${ms(group.forward)} |${training ? ` ${ms(group.backward)} |` : ''} ${share} % | ${rate} |`
   })
   const inside = rows.reduce((sum, row) => sum + row.seconds, 0)
-  console.log(`\n${title}: ${ms(elapsed)} ms, ${((inside / elapsed) * 100).toFixed(0)} % of them in LibTorch\n`)
+  console.log(
+    `\n${title}: ${ms(elapsed)} ms, ${((inside / elapsed) * 100).toFixed(0)} % of them in its operators and ours\n`,
+  )
   console.log(`| | ${training ? 'forward, ms | backward, ms' : 'ms'} | of all | GFLOP/s |`)
   console.log(`|---|---|${training ? '---|' : ''}---|---|\n${lines.join('\n')}`)
   const dearest = rows.toSorted((a, b) => b.seconds - a.seconds).slice(0, Number(values.ops))

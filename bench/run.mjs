@@ -51,9 +51,9 @@ if (!existsSync(`${values.model}/model_index.json`)) {
 const withOpenvino = wanted.includes('openvino') && (await setUpOpenvino(values.model))
 const withSdcpp = wanted.includes('sdcpp') && (await setUpSdcpp(values.model))
 
-const ours = (model, dtype, name = 'ours') => ({
+const ours = (model, dtype, name = 'ours', threads = '') => ({
   name,
-  command: [process.execPath, at('bench/peers/ours.mjs'), model, dtype, photo],
+  command: [process.execPath, at('bench/peers/ours.mjs'), model, dtype, photo, threads],
 })
 const diffusers = (model, dtype, layout) => ({
   name: 'diffusers',
@@ -279,6 +279,25 @@ if (!values['no-mini']) {
   const learnt = await compare('the embedded model learns', mini, [ours(mini, 'auto')], [{ do: 'learn' }], 1)
   Object.assign(small.results, learnt.results)
   sections.push(['The embedded model, float32', small])
+}
+
+for (const [title, model, dtype, count] of [
+  ['Stable Diffusion 1.5, 512 px, bfloat16', values.model, 'bfloat16', 1],
+  ['the embedded model', at('models', 'mini'), 'auto', 30],
+]) {
+  const sides = [ours(model, dtype), ours(model, dtype, 'one thread', '1')]
+  const threads = await compare(
+    `threads: ${title}`,
+    model,
+    sides,
+    [
+      { do: 'train', steps: count },
+      { do: 'sample', steps: count },
+    ],
+    rounds,
+  )
+  for (const key of ['train unencoded', 'sample decode']) delete threads.results[key]
+  sections.push([`Ours with all threads beside ours with one: ${title}`, threads])
 }
 
 sections.push(['Opening Stable Diffusion 1.5, float16 files into bfloat16', opened])

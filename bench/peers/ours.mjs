@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { Personalizer } from '../../dist/index.js'
 
-const [, , model, dtype, photo] = process.argv
+const [, , model, dtype, photo, threads] = process.argv
 
 const answer = (value) => process.stdout.write(`${JSON.stringify(value)}\n`)
 const seconds = (since) => (performance.now() - since) / 1000
@@ -66,7 +66,7 @@ const operations = {
 }
 
 const since = performance.now()
-const personalizer = await Personalizer.open({ model, dtype })
+const personalizer = await Personalizer.open({ model, dtype, ...(threads ? { threads: Number(threads) } : {}) })
 answer({ open: seconds(since), peak: peak(), info: personalizer.info })
 for await (const line of createInterface({ input: process.stdin })) {
   const command = JSON.parse(line)

@@ -1,5 +1,5 @@
 // How long every operator of LibTorch takes in this process: an addon for bench/profile.mjs, opened after the engine.
-// Only the outermost operators are timed, so that their sum is the time that is spent in LibTorch.
+// Outermost operators are timed, and within them, for itself, what the engine names: their sum is the time of all.
 #include <ATen/core/ivalue.h>
 #include <ATen/record_function.h>
 #include <c10/core/GradMode.h>
@@ -12,6 +12,7 @@
 #include <sstream>
 #include <string>
 #include <tuple>
+#include <vector>
 
 namespace {
 
@@ -30,11 +31,14 @@ struct Frame {
   Clock::time_point begin;
   std::string name, shapes;
   bool backward;
+  double within = 0;  // seconds of frames inside this one, which count for themselves
 };
-thread_local Frame frame;
+thread_local std::vector<Frame> frames;
 thread_local int depth = 0;
 
-struct Level : at::ObserverContext {};
+struct Level : at::ObserverContext {
+  bool framed = false;
+};
 
 // "1x320x64x64 320x320x3x3 - [1,1]": tensors, those that are undefined, lists of integers.
 std::string shapes(const at::RecordFunction& function) {
@@ -65,29 +69,34 @@ std::string shapes(const at::RecordFunction& function) {
 
 std::unique_ptr<at::ObserverContext> enter(const at::RecordFunction& function) {
   if (!recording) return nullptr;
-  if (depth++ == 0) {
-    const std::string name = function.name();
+  auto level = std::make_unique<Level>();
+  const std::string name = function.name();
+  if (depth++ == 0 || name.rfind("swap::", 0) == 0) {
     // Between the nodes of the graph stand the sums of gradients, with gradients off as in a forward function of ours.
     const bool sum = name.rfind("aten::add", 0) == 0 && !c10::GradMode::is_enabled();
-    frame = {{}, name, shapes(function), sum || name.rfind("autograd::", 0) == 0};
-    frame.begin = Clock::now();
-  } else {
+    const bool inside = !frames.empty() && frames.back().backward;
+    frames.push_back({{}, name, shapes(function), inside || sum || name.rfind("autograd::", 0) == 0});
+    frames.back().begin = Clock::now();
+    level->framed = true;
+  } else if (name.find("_backward") != std::string::npos || name.find("flash_attention") != std::string::npos) {
     // A node of the graph knows the gradient's shape only; the operator that it calls knows them all.
-    const std::string name = function.name();
-    if (name.find("_backward") != std::string::npos || name.find("flash_attention") != std::string::npos) {
-      frame.shapes = shapes(function);
-    }
+    frames.back().shapes = shapes(function);
   }
-  return std::make_unique<Level>();
+  return level;
 }
 
 void leave(const at::RecordFunction&, at::ObserverContext* context) {
-  if (!context || --depth > 0) return;
+  if (!context) return;
+  --depth;
+  if (!static_cast<Level*>(context)->framed) return;
+  const Frame frame = frames.back();
+  frames.pop_back();
   const double seconds = std::chrono::duration<double>(Clock::now() - frame.begin).count();
+  if (!frames.empty()) frames.back().within += seconds;
   const std::lock_guard lock(mutex);
   auto& total = totals[{frame.name, frame.shapes, frame.backward}];
   ++total.calls;
-  total.seconds += seconds;
+  total.seconds += seconds - frame.within;
 }
 
 napi_value start(napi_env, napi_callback_info) {

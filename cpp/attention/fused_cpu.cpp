@@ -9,6 +9,7 @@
 #include "attention/layout.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "runtime/record.h"
 
 namespace swap {
 namespace {
@@ -72,6 +73,7 @@ void run(const Problem& p, const cpu::Kernel& kernel, bool backward) {
 }
 
 SplitAttentionResult compute_forward(const cpu::Kernel& kernel, const Inputs& inputs) {
+  SWAP_RECORD("swap::cross_attention", inputs.q, inputs.k);
   Problem p = inputs.problem();
   SplitAttentionResult result{rows_with_heads(inputs.q), {}};
   p.out = mutable_rows_of(result.out);
@@ -106,6 +108,7 @@ struct Gradients {
 
 Gradients compute_backward(const cpu::Kernel& kernel, const Inputs& inputs, const at::Tensor& dout,
                            const at::Tensor& dloss, bool for_q, bool for_kv) {
+  SWAP_RECORD("swap::cross_attention", inputs.q, inputs.k);
   Problem p = inputs.problem();
   const auto g = dout.defined() ? dense_rows(dout) : at::zeros({1}, inputs.q.options()).expand(inputs.q.sizes());
   const auto out_gradient = dense_rows(g);

@@ -10,6 +10,7 @@
 #include "attention/split_attention.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "runtime/record.h"
 
 namespace swap {
 namespace {
@@ -70,6 +71,7 @@ void run(FlashProblem& p, const FlashKernel& kernel, bool backward,
 // `lse` [B H, N rounded up] is filled where it is defined.
 at::Tensor compute_forward(const FlashKernel& kernel, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                            bool keep, at::Tensor& lse) {
+  SWAP_RECORD("swap::self_attention", q, k);
   auto p = make_problem(q, k, v);
   const auto out = rows_with_heads(q);
   p.out = mutable_rows_of(out);
@@ -97,6 +99,7 @@ struct FlashAttention : torch::autograd::Function<FlashAttention> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  const torch::autograd::variable_list& gradients) {
     const auto saved = context->get_saved_variables();
+    SWAP_RECORD("swap::self_attention", saved[0], saved[1]);
     const auto& kernel = *reinterpret_cast<const FlashKernel*>(context->saved_data["kernel"].toInt());
     auto p = make_problem(saved[0], saved[1], saved[2]);
     const auto dout = dense_rows(gradients[0]);

@@ -8,45 +8,48 @@ namespace swap::cpu {
 // y[pixel][n] = bias[n] + the sum over taps t and channels c of x[pixel moved by t][c] w[n][t][c], in fp32. The pixels
 // are those of a picture with zeros around it; the rows of a matrix are one picture with a single tap.
 //
-// Both factors are packed before they are multiplied: x in blocks of the picture, w in blocks of kColumns columns.
+// Both factors are packed before they are multiplied: x in blocks of the picture, w in groups of kGroup outputs.
 struct Product {
-  static constexpr int64_t kColumns = 32, kDepth = 32, kMatrixRows = 32;
-
   int64_t samples = 1, height = 0, width = 0;  // of the picture; a matrix of M rows is [1, M / 32 rounded up, 32]
   int64_t pixels = 0;                          // of a sample: height * width, or M
   int64_t taps = 1;                            // 1, or 9: those of a 3 x 3 kernel, row by row
-  int64_t depth = 0, columns = 0;              // channels of x; columns of the packed w: multiples of 32
+  int64_t depth = 0, outputs = 0;              // channels of x; products of a pixel: multiples of 32
 
-  // Column n is the row n of the weights, else (the way back) their channel n: there x is dy, and tap t is tap 8 - t.
+  // Output n is the row n of the weights, else (the way back) their channel n: there x is dy, and tap t is tap 8 - t.
   bool transposed = false;
-  int64_t weight_row = 0, weight_tap = 0;  // strides, in elements; channels are dense
-  // y[n] = (column n of the first half) gelu(column n of the second half), and y is half as wide
+  int64_t weight_row = 0, weight_tap = 0;  // strides, in elements, the first one even; channels are dense
+  // y[n] = (output n of the first half) gelu(output n of the second half), and y is half as wide
   bool gated = false;
 
   const void* x = nullptr;       // [samples, pixels, depth]
   const void* weight = nullptr;  // [rows][taps][channels]
-  const void* bias = nullptr;    // [columns], or null
-  void* y = nullptr;             // [samples, pixels, columns]
+  const void* bias = nullptr;    // [outputs], or null
+  void* y = nullptr;             // [samples, pixels, outputs]
 
-  // x is packed in blocks of so many lines and pixels of a line.
+  // x is packed in blocks of so many lines, and pixels of a line.
   int64_t block_lines = 0, block_width = 0;
-
-  int64_t border() const { return taps == 1 ? 0 : 1; }
-  int64_t pitch() const { return block_width + 2 * border(); }
-  int64_t blocks_down() const { return (height + block_lines - 1) / block_lines; }
-  int64_t blocks_across() const { return (width + block_width - 1) / block_width; }
-  int64_t blocks() const { return samples * blocks_down() * blocks_across(); }
-  // Elements of a packed block; a tile of 16 pixels may begin at the last one of its last line.
-  int64_t block_size() const { return ((block_lines + 2 * border()) * pitch() + 32) * depth; }
-  // Elements of kColumns packed columns.
-  int64_t columns_size() const { return kColumns * taps * depth; }
 };
+
+constexpr int64_t kGroup = 32;        // outputs that are packed together
+constexpr int64_t kChannels = 32;     // channels of a pixel that lie together when packed
+constexpr int64_t kMatrixWidth = 32;  // rows of a matrix that are a line of its picture
+
+static constexpr int64_t border(const Product& p) { return p.taps == 1 ? 0 : 1; }
+// Pixels of a packed line.
+static constexpr int64_t pitch(const Product& p) { return p.block_width + 2 * border(p); }
+static constexpr int64_t packed_lines(const Product& p) { return p.block_lines + 2 * border(p); }
+static constexpr int64_t blocks_down(const Product& p) { return (p.height + p.block_lines - 1) / p.block_lines; }
+static constexpr int64_t blocks_across(const Product& p) { return (p.width + p.block_width - 1) / p.block_width; }
+static constexpr int64_t block_count(const Product& p) { return p.samples * blocks_down(p) * blocks_across(p); }
+// Elements. A tile of 16 pixels may begin at the last one of its line: what it loads beyond the block is nobody's.
+static constexpr int64_t block_size(const Product& p) { return packed_lines(p) * pitch(p) * p.depth + 32 * kChannels; }
+static constexpr int64_t group_size(const Product& p) { return kGroup * p.taps * p.depth; }
 
 struct ProductKernel {
   void (*pack_block)(const Product&, int64_t block, void* to);
-  // `count` groups of kColumns, one after another
-  void (*pack_columns)(const Product&, int64_t group, int64_t count, void* to);
-  void (*multiply)(const Product&, int64_t block, const void* rows, int64_t group, int64_t count, const void* columns);
+  // `count` groups of outputs, one after another
+  void (*pack_weights)(const Product&, int64_t group, int64_t count, void* to);
+  void (*multiply)(const Product&, int64_t block, const void* x, int64_t group, int64_t count, const void* weights);
 };
 
 }  // namespace swap::cpu

@@ -12,8 +12,8 @@
 namespace swap {
 namespace {
 
-// A wide convolution over few pixels spends its time on packing its weights anew for each call: 59 MB for 64 pixels at
-// the bottom of SD 1.5. As a product with the pixels' neighbourhoods the weights are read once, as they lie.
+// In oneDNN a wide convolution over few pixels spends its time on packing its weights anew for each call: 59 MB for 64
+// pixels at the bottom of SD 1.5. As a product with the pixels' neighbourhoods the weights are read once, as they lie.
 constexpr int64_t kFewPixels = 512, kWeightsPerPixel = 8192;
 
 bool by_own_kernel(const at::Tensor& x, const at::Tensor& weight, int64_t stride, int64_t padding) {
@@ -22,7 +22,7 @@ bool by_own_kernel(const at::Tensor& x, const at::Tensor& weight, int64_t stride
          product_takes(x, weight);
 }
 
-bool as_product(at::IntArrayRef x, const at::Tensor& weight, int64_t stride, int64_t padding) {
+bool by_neighbourhoods(at::IntArrayRef x, const at::Tensor& weight, int64_t stride, int64_t padding) {
   const int64_t pixels = x[0] * x[2] * x[3];
   return weight.device().is_cpu() && weight.size(2) == 3 && stride == 1 && padding == 1 && pixels <= kFewPixels &&
          weight.numel() >= kWeightsPerPixel * pixels;
@@ -68,7 +68,7 @@ void add_up(const T* parts, T* out, int64_t B, int64_t C, int64_t h, int64_t w) 
 at::Tensor forward_pass(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
                         int64_t padding) {
   if (by_own_kernel(x, weight, stride, padding)) return product_convolution(x, weight, bias);
-  if (!as_product(x.sizes(), weight, stride, padding)) {
+  if (!by_neighbourhoods(x.sizes(), weight, stride, padding)) {
     return at::conv2d(x, weight, bias, {stride, stride}, {padding, padding});
   }
   return image(at::linear(neighbourhoods(x), rows(weight), bias), x.sizes());
@@ -77,7 +77,7 @@ at::Tensor forward_pass(const at::Tensor& x, const at::Tensor& weight, const at:
 at::Tensor input_gradient(const at::Tensor& gradient, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,
                           int64_t padding) {
   if (by_own_kernel(gradient, weight, stride, padding)) return product_convolution_gradient(gradient, weight);
-  if (!as_product(shape, weight, stride, padding)) {
+  if (!by_neighbourhoods(shape, weight, stride, padding)) {
     // Only the shape and the layout of the input are looked at: its memory is never touched.
     const auto input = at::empty(shape, gradient.options(), at::MemoryFormat::ChannelsLast);
     return std::get<0>(at::convolution_backward(gradient, input, weight, at::IntArrayRef{weight.size(0)},

@@ -7,6 +7,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "runtime/record.h"
 
 namespace swap {
 namespace {
@@ -29,14 +30,16 @@ const GeluKernel* find_kernel(const at::Tensor& x, int64_t run) {
   return found.empty() ? nullptr : found.front();
 }
 
-void run(void (*pass)(const QuickGeluProblem&, int64_t, int64_t), const QuickGeluProblem& p, int64_t n) {
+void run(void (*pass)(const QuickGeluProblem&, int64_t, int64_t), const QuickGeluProblem& p, const at::Tensor& x) {
+  const int64_t n = x.numel();
+  SWAP_RECORD("swap::gelu", x);
   cpu::run_parallel((n + kValues - 1) / kValues,
                     [&](int64_t item, int64_t) { pass(p, item * kValues, std::min(n, (item + 1) * kValues)); });
 }
 
 at::Tensor compute(const GeluKernel& kernel, const at::Tensor& x) {
   const auto y = at::empty_like(x);
-  run(kernel.quick, {x.const_data_ptr(), nullptr, y.mutable_data_ptr()}, x.numel());
+  run(kernel.quick, {x.const_data_ptr(), nullptr, y.mutable_data_ptr()}, x);
   return y;
 }
 
@@ -51,7 +54,7 @@ struct QuickGelu : torch::autograd::Function<QuickGelu> {
     const auto x = context->get_saved_variables()[0], dy = gradients[0].contiguous();
     const auto& kernel = *reinterpret_cast<const GeluKernel*>(context->saved_data["kernel"].toInt());
     const auto dx = at::empty_like(x);
-    run(kernel.quick_gradient, {x.const_data_ptr(), dy.const_data_ptr(), dx.mutable_data_ptr()}, x.numel());
+    run(kernel.quick_gradient, {x.const_data_ptr(), dy.const_data_ptr(), dx.mutable_data_ptr()}, x);
     return {dx, at::Tensor()};
   }
 };
@@ -68,6 +71,7 @@ at::Tensor quick_gelu(const at::Tensor& x) {
 at::Tensor geglu_gradient(const at::Tensor& halves, const at::Tensor& dy) {
   auto gradient = at::empty_like(halves);
   if (const auto* kernel = find_kernel(halves, dy.size(-1))) {
+    SWAP_RECORD("swap::gelu", halves);
     const auto dense = dy.contiguous();
     const GegluProblem p{dense.size(-1), halves.const_data_ptr(), dense.const_data_ptr(), gradient.mutable_data_ptr()};
     const int64_t rows = dense.numel() / p.width, some = std::max<int64_t>(1, kValues / p.width);

@@ -9,6 +9,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "runtime/record.h"
 
 namespace swap {
 namespace {
@@ -112,6 +113,7 @@ struct Line {
 
 at::Tensor compute_forward(const NormKernel& kernel, const at::Tensor& x, int64_t groups, const at::Tensor& weight,
                            const at::Tensor& bias, double eps, bool silu, at::Tensor& kept) {
+  SWAP_RECORD("swap::group_norm", x);
   auto p = make_problem(x, silu);
   kept = statistics(kernel, p, x, groups, eps);
   const Line line(kept, weight, bias);
@@ -123,6 +125,7 @@ at::Tensor compute_forward(const NormKernel& kernel, const at::Tensor& x, int64_
 
 at::Tensor compute_backward(const NormKernel& kernel, const at::Tensor& x, const at::Tensor& dy, const at::Tensor& kept,
                             const at::Tensor& weight, const at::Tensor& bias, bool silu) {
+  SWAP_RECORD("swap::group_norm", x);
   auto p = make_problem(x, silu);
   const Line line(kept, weight, bias);
   const int64_t C = p.channels, groups = kept.size(2), width = C / groups;

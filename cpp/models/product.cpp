@@ -1,11 +1,11 @@
 #include "models/product.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
+#include <limits>
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "runtime/record.h"
 
 namespace swap {
 namespace {
@@ -26,7 +26,7 @@ constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 void set_weight(Product& p, const at::Tensor& weight, bool transposed) {
   p.taps = weight.dim() == 4 ? weight.size(2) * weight.size(3) : 1;
   p.transposed = transposed;
-  p.columns = weight.size(transposed ? 1 : 0);
+  p.outputs = weight.size(transposed ? 1 : 0);
   p.depth = weight.size(transposed ? 0 : 1);
   p.weight = weight.const_data_ptr();
   p.weight_row = weight.stride(0);
@@ -34,7 +34,7 @@ void set_weight(Product& p, const at::Tensor& weight, bool transposed) {
 }
 
 void set_matrix(Product& p, int64_t rows) {
-  p.samples = 1, p.width = Product::kMatrixRows, p.height = divide_up(rows, p.width), p.pixels = rows;
+  p.samples = 1, p.width = cpu::kMatrixWidth, p.height = divide_up(rows, p.width), p.pixels = rows;
 }
 
 void set_picture(Product& p, at::IntArrayRef shape) {
@@ -42,101 +42,114 @@ void set_picture(Product& p, at::IntArrayRef shape) {
   p.samples = shape[0], p.height = shape[2], p.width = shape[3], p.pixels = p.height * p.width;
 }
 
-// Blocks of about kPackedBytes, and of enough for each of the workers to have some.
-void set_blocks(Product& p, int64_t workers) {
-  // Lines are cut only where the rest of one is whole tiles, too.
-  p.block_width = p.taps == 9 && p.width % 16 == 0 ? std::min<int64_t>(p.width, 64) : p.width;
-  const int64_t line_bytes = p.pitch() * p.depth * 2;
-  const int64_t most = std::max<int64_t>(1, kPackedBytes / line_bytes - 2 * p.border());
-  const int64_t lines = p.samples * p.height * p.blocks_across(), wanted = divide_up(lines, 4 * workers);
-  const int64_t down = divide_up(p.height, std::clamp<int64_t>(wanted, 1, most));
-  p.block_lines = divide_up(p.height, down);
+// Cuts the picture into at least about `wanted` blocks of at most about kPackedBytes, but not finer than two tiles.
+void set_blocks(Product& p, int64_t wanted) {
+  p.block_width = p.width;
+  if (p.taps == 9 && p.width > 64) {
+    const int64_t across = divide_up(p.width, 64);
+    p.block_width = p.width % 16 == 0 ? 64 : divide_up(p.width, across);
+  }
+  const int64_t line_bytes = cpu::pitch(p) * p.depth * 2;
+  const int64_t least = divide_up(32, p.block_width), most = kPackedBytes / line_bytes - 2 * cpu::border(p);
+  const int64_t fair = p.samples * p.height * cpu::blocks_across(p) / wanted;
+  const int64_t lines = std::max(least, std::min(fair, most));
+  p.block_lines = divide_up(p.height, divide_up(p.height, std::min(lines, p.height)));
 }
 
 // The smaller factor is packed first, for all; the larger one piece by piece, by the thread that multiplies with it.
-void run(const Product& p, const at::TensorOptions& options) {
+void run(Product& p, const at::TensorOptions& options) {
   const auto& kernel = *cpu::product_kernel();
-  const int64_t operations = 2 * p.samples * p.pixels * p.taps * p.depth * p.columns;
+  const bool serial = 2 * p.samples * p.pixels * p.taps * p.depth * p.outputs < kSerial;
+  const int64_t workers = serial ? 1 : cpu::worker_count(std::numeric_limits<int64_t>::max());
   const auto each = [&](int64_t items, c10::function_ref<void(int64_t, int64_t)> work) {
-    if (operations >= kSerial) return cpu::run_parallel(items, work);
+    if (!serial) return cpu::run_parallel(items, work);
     for (int64_t item = 0; item < items; ++item) work(item, 0);
   };
-  const int64_t workers = operations >= kSerial ? at::get_num_threads() : 1;
-  const int64_t groups = p.columns / Product::kColumns, blocks = p.blocks();
   const auto memory = [&](int64_t size) { return at::empty({size}, options.dtype(at::kBFloat16)); };
-  const auto place = [](const at::Tensor& packed, int64_t at) { return packed.mutable_data_ptr<at::BFloat16>() + at; };
+  const auto place = [](const at::Tensor& packed, int64_t offset) {
+    return packed.mutable_data_ptr<at::BFloat16>() + offset;
+  };
+  const int64_t groups = p.outputs / cpu::kGroup, group = cpu::group_size(p);
+  const int64_t fitting = std::max<int64_t>(1, kPackedBytes / 2 / group);
+  const bool x_is_smaller = p.samples * p.pixels * p.depth <= groups * group;
+  set_blocks(p, x_is_smaller ? workers : 4 * workers);
+  const int64_t blocks = cpu::block_count(p), block_size = cpu::block_size(p);
 
-  const int64_t fitting = std::max<int64_t>(1, kPackedBytes / 2 / p.columns_size());
-  if (blocks * p.block_size() <= groups * p.columns_size()) {
-    // Items: so many groups of columns, and where these are few, a share of the blocks.
+  if (x_is_smaller) {
+    // Items: so many groups of outputs, and where these are few, a share of the blocks.
     const int64_t count = std::clamp<int64_t>(groups / (6 * workers), 1, fitting), pieces = divide_up(groups, count);
-    const int64_t shares = std::min(blocks, pieces >= 4 * workers ? 1 : divide_up(4 * workers, pieces));
-    const auto rows = memory(blocks * p.block_size());
-    const auto columns = memory(cpu::worker_count(pieces * shares) * count * p.columns_size());
-    each(blocks, [&](int64_t block, int64_t) { kernel.pack_block(p, block, place(rows, block * p.block_size())); });
+    const int64_t shares = std::min(blocks, divide_up(2 * workers, pieces));
+    const auto x = memory(blocks * block_size);
+    const auto weights = memory(std::min(workers, pieces * shares) * count * group);
+    each(blocks, [&](int64_t block, int64_t) { kernel.pack_block(p, block, place(x, block * block_size)); });
     each(pieces * shares, [&](int64_t item, int64_t worker) {
       const int64_t first = item / shares * count, here = std::min(count, groups - first), share = item % shares;
-      auto* const packed = place(columns, worker * count * p.columns_size());
-      kernel.pack_columns(p, first, here, packed);
+      auto* const packed = place(weights, worker * count * group);
+      kernel.pack_weights(p, first, here, packed);
       for (int64_t block = blocks * share / shares; block < blocks * (share + 1) / shares; ++block) {
-        kernel.multiply(p, block, place(rows, block * p.block_size()), first, here, packed);
+        kernel.multiply(p, block, place(x, block * block_size), first, here, packed);
       }
     });
   } else {
     const int64_t count = std::clamp<int64_t>(groups / (4 * workers), 1, fitting), pieces = divide_up(groups, count);
-    const auto columns = memory(groups * p.columns_size());
-    const auto rows = memory(cpu::worker_count(blocks) * p.block_size());
+    const auto weights = memory(groups * group);
+    const auto x = memory(std::min(workers, blocks) * block_size);
     each(pieces, [&](int64_t piece, int64_t) {
       const int64_t first = piece * count;
-      kernel.pack_columns(p, first, std::min(count, groups - first), place(columns, first * p.columns_size()));
+      kernel.pack_weights(p, first, std::min(count, groups - first), place(weights, first * group));
     });
     each(blocks, [&](int64_t block, int64_t worker) {
-      auto* const packed = place(rows, worker * p.block_size());
+      auto* const packed = place(x, worker * block_size);
       kernel.pack_block(p, block, packed);
       for (int64_t first = 0; first < groups; first += fitting) {
-        const int64_t here = std::min(fitting, groups - first);
-        kernel.multiply(p, block, packed, first, here, place(columns, first * p.columns_size()));
+        kernel.multiply(p, block, packed, first, std::min(fitting, groups - first), place(weights, first * group));
       }
     });
   }
 }
 
 at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& bias, const at::Tensor& y) {
+  TORCH_CHECK(!bias.defined() || bias.numel() == p.outputs, "a bias of ", bias.numel(), " for ", p.outputs);
   const auto values = bias.defined() ? bias.to(at::kBFloat16).contiguous() : bias;
   p.x = x.const_data_ptr(), p.y = y.mutable_data_ptr();
   p.bias = values.defined() ? values.const_data_ptr() : nullptr;
-  set_blocks(p, at::get_num_threads());
   run(p, x.options());
   return y;
 }
 
 at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed, bool gated) {
+  SWAP_RECORD("swap::linear", x, weight);
   const auto dense = x.contiguous();
   Product p;
   set_weight(p, weight, transposed);
+  TORCH_CHECK(x.size(-1) == p.depth, "rows of ", x.size(-1), " for weights of ", p.depth);
   set_matrix(p, dense.numel() / p.depth);
   p.gated = gated;
   auto shape = dense.sizes().vec();
-  shape.back() = gated ? p.columns / 2 : p.columns;
+  shape.back() = gated ? p.outputs / 2 : p.outputs;
   return multiply(p, dense, bias, at::empty(shape, dense.options()));
 }
 
 at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed) {
+  SWAP_RECORD("swap::convolution", x, weight);
   const auto dense = x.contiguous(at::MemoryFormat::ChannelsLast);
   Product p;
   set_weight(p, weight, transposed);
+  TORCH_CHECK(x.dim() == 4 && x.size(1) == p.depth, "a picture of ", x.sizes(), " for weights of ", p.depth);
   set_picture(p, dense.sizes());
   return multiply(p, dense, bias,
-                  at::empty({x.size(0), p.columns, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast));
+                  at::empty({x.size(0), p.outputs, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast));
 }
 
 }  // namespace
 
 bool product_takes(const at::Tensor& x, const at::Tensor& weight) {
-  if (!x.device().is_cpu() || x.scalar_type() != at::kBFloat16 || weight.scalar_type() != at::kBFloat16) return false;
+  for (const auto* tensor : {&x, &weight}) {
+    if (!tensor->device().is_cpu() || tensor->scalar_type() != at::kBFloat16) return false;
+  }
   const bool picture = weight.dim() == 4;
   const bool dense = picture ? weight.is_contiguous(at::MemoryFormat::ChannelsLast) : weight.stride(1) == 1;
-  return dense && weight.size(0) % Product::kColumns == 0 && weight.size(1) % Product::kColumns == 0 &&
+  return dense && weight.stride(0) % 2 == 0 && weight.size(0) % cpu::kGroup == 0 && weight.size(1) % cpu::kGroup == 0 &&
          x.numel() >= kLeastRows * x.size(picture ? 1 : -1) && x.numel() > 0 && cpu::product_kernel();
 }
 

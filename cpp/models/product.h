@@ -6,8 +6,8 @@
 
 namespace swap {
 
-// Whether `x` and `weight` [out, in] or [out, in, k, k] are for this kernel: in and out multiples of 32, 32 rows or
-// pixels and more.
+// Whether `x` and `weight` [out, in] or [out, in, k, k] are for this kernel: bfloat16 on a CPU, in and out multiples of
+// 32, at least 32 rows or pixels, the weights of an output dense (channels-last).
 bool product_takes(const at::Tensor& x, const at::Tensor& weight);
 
 // x [..., in], weight [out, in], bias [out] or undefined -> [..., out]; gated: [..., out / 2]

@@ -51,10 +51,10 @@ TEST_CASE("a convolution is LibTorch's, forth and back") {
       {2, 32, 48, 9, 12, 3, 1, 1},     // an ordinary one
       {1, 32, 48, 10, 10, 3, 2, 1},    // downsampling
       {1, 32, 48, 7, 7, 1, 1, 0},      // 1x1
-      {1, 640, 736, 8, 8, 3, 1, 1},    // wide, over few pixels: a product
+      {1, 640, 736, 8, 8, 3, 1, 1},    // wide, over few pixels: by neighbourhoods, or our own kernel
       {2, 768, 640, 5, 11, 3, 1, 1},   // the same, neither square nor alone
       {3, 640, 736, 1, 2, 3, 1, 1},    // nearly all of the neighbourhood lies outside
-      {1, 640, 736, 8, 8, 3, 2, 1},    // wide, but no product
+      {1, 640, 736, 8, 8, 3, 2, 1},    // wide, but by steps of two
       {2, 640, 736, 16, 17, 3, 1, 1},  // wide, over too many pixels
   };
   for (const auto& c : cases) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "cpu/kernels.h"
 #include "models/linear.h"
 
 namespace {
@@ -64,6 +65,11 @@ TEST_CASE("linear layers by our own kernel") {
   const auto y = swap::product_linear(x, weight, {});
   CHECK(y.sizes() == at::IntArrayRef({2, 7, 96}));
   CHECK(difference(y, at::linear(exact(x), exact(weight))) < kRounding);
+  // Weights that are a part of wider rows; a gradient that is one number everywhere.
+  const auto part = random({96, 128}).narrow(1, 32, 64);
+  CHECK(difference(swap::product_linear(x, part, {}), at::linear(exact(x), exact(part))) < kRounding);
+  const auto one = at::ones({1}, at::kBFloat16).expand({40, 96});
+  CHECK(difference(swap::product_linear_gradient(one, weight), at::matmul(exact(one), exact(weight))) < kRounding);
 }
 
 TEST_CASE("a linear layer has LibTorch's gradient, with a bias and without") {
@@ -89,6 +95,7 @@ TEST_CASE("convolutions by our own kernel") {
            {3, 32, 64, 16, 16, 3},     // a tile a line
            {1, 96, 32, 9, 48, 3},      // an odd number of tiles a line
            {1, 32, 32, 3, 176, 3},     // lines in pieces, the last one shorter
+           {1, 64, 32, 4, 125, 3},     // the same of a width that has no whole tiles
            {2, 512, 64, 40, 64, 3},    // several blocks of a picture
            {2, 256, 512, 12, 24, 3},   // many columns
            {2, 640, 1280, 16, 16, 3},  // very many
@@ -110,14 +117,47 @@ TEST_CASE("convolutions by our own kernel") {
   }
 }
 
-TEST_CASE("products leave alone what lies beside their results, and take no number from it") {
+TEST_CASE("products leave alone what lies beside their results, and take no number from beside their factors") {
   if (!has_kernel()) return;
-  // The memory that comes next is that of tensors full of NaN.
-  for (int i = 0; i < 3; ++i) at::full({1 << 22}, NAN, at::kBFloat16);
-  const auto x = random({1, 32, 6, 10}), weight = random({32, 32, 3, 3});
-  const auto around = at::full({3, 6 * 10 * 32}, 7, at::kBFloat16);
-  CHECK(at::isfinite(swap::product_convolution(x, weight, {})).all().item<bool>());
-  CHECK((around == 7).all().item<bool>());
+  const auto& kernel = *swap::cpu::product_kernel();
+  // A picture whose lines go on into each other, in blocks of which the last ones are shorter, and a matrix.
+  for (const bool picture : {true, false}) {
+    CAPTURE(picture);
+    const int64_t height = 7, width = 70, depth = 64, outputs = 96;
+    const auto x = random({1, depth, height, width}),
+               weight = random({outputs, depth, picture ? 3 : 1, picture ? 3 : 1});
+    swap::cpu::Product p;
+    p.pixels = height * width, p.depth = depth, p.outputs = outputs;
+    p.taps = picture ? 9 : 1;
+    p.height = picture ? height : (p.pixels + 31) / 32, p.width = picture ? width : 32;
+    p.block_lines = 3, p.block_width = picture ? 35 : 32;
+    p.weight_row = p.taps * depth, p.weight_tap = depth;
+    p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr();
+
+    // Of exactly the sizes that are asked for, full of NaN, between numbers that must stay.
+    const auto buffer = [](int64_t size) { return at::full({size}, NAN, at::kBFloat16); };
+    const auto blocks = buffer(swap::cpu::block_size(p)), weights = buffer(3 * swap::cpu::group_size(p));
+    const auto y = at::full({p.pixels + 2, outputs}, 7, at::kBFloat16);
+    p.y = y.mutable_data_ptr<at::BFloat16>() + outputs;
+    kernel.pack_weights(p, 0, 3, weights.mutable_data_ptr());
+    for (int64_t block = 0; block < swap::cpu::block_count(p); ++block) {
+      blocks.fill_(NAN);
+      kernel.pack_block(p, block, blocks.mutable_data_ptr());
+      kernel.multiply(p, block, blocks.const_data_ptr(), 0, 3, weights.const_data_ptr());
+    }
+    CHECK((y[0] == 7).all().item<bool>());
+    CHECK((y[p.pixels + 1] == 7).all().item<bool>());
+    const auto expected = at::conv2d(exact(x), exact(weight), {}, 1, picture ? 1 : 0);
+    const auto found = y.slice(0, 1, p.pixels + 1).view({1, height, width, outputs}).permute({0, 3, 1, 2});
+    CHECK(difference(found, expected) < kRounding);
+  }
+}
+
+TEST_CASE("products of factors that do not fit are refused") {
+  if (!has_kernel()) return;
+  CHECK_THROWS(swap::product_linear(random({64, 64}), random({32, 32}), {}));
+  CHECK_THROWS(swap::product_linear(random({64, 32}), random({64, 32}), random({32})));
+  CHECK_THROWS(swap::product_convolution(random({1, 64, 8, 8}), random({32, 32, 3, 3}), {}));
 }
 
 TEST_CASE("products of other types and sizes are not taken") {
@@ -127,5 +167,7 @@ TEST_CASE("products of other types and sizes are not taken") {
   CHECK_FALSE(swap::product_takes(random({0, 32}), random({32, 32})));
   CHECK_FALSE(swap::product_takes(random({31, 32}), random({32, 32})));
   CHECK_FALSE(swap::product_takes(random({40, 32}), random({32, 32}).t()));
+  CHECK_FALSE(swap::product_takes(random({40, 32}), random({32, 33}).narrow(1, 0, 32)));
+  CHECK_FALSE(swap::product_takes(random({40, 32}), random({32, 32}).to(at::kMeta)));
   CHECK_FALSE(swap::product_takes(random({1, 32, 5, 6}), random({32, 32, 3, 3})));
 }
