@@ -193,7 +193,7 @@ const LABELS = {
   'open whole': 'open',
   'start whole': 'start the process and open',
 }
-const number = (value) => (value < 10 ? value.toFixed(2) : value.toFixed(1))
+const number = (value) => value.toFixed(value < 0.1 ? 3 : value < 10 ? 2 : 1)
 /** The median, and the least and the greatest of the rounds. */
 const spread = ({ seconds, rounds }) =>
   rounds?.length > 1
@@ -334,6 +334,8 @@ ${sections.map(([title, result]) => `## ${title} (${result.count} ${result.count
   scheduler and guidance around it.
 - All run with \`OMP_WAIT_POLICY=PASSIVE\`, as this package sets it for itself; it is not the default of the peers.
 - *a subject is learnt*: once, with the embedded model's own settings and dtype; no peer does the same.
+- *one thread*: ours with \`threads: 1\`, in turn with ours as it comes, one thread a core; the ratio is what the second
+  one brings.
 - *VAE decode*: from the last step to the pixels.
 - *open*: from the call to a model that is ready, with its files in the system's cache. For us that is loading LibTorch,
   too; diffusers has imported PyTorch by then, which *start the process and open* counts for both.

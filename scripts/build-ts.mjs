@@ -46,10 +46,15 @@ async function build() {
   await bundle('cli/main.ts', 'cli.cjs', '#!/usr/bin/env node\n')
   await bundle('demo.ts', 'demo.cjs')
   chmodSync(at('dist', 'cli.cjs'), 0o755)
+  // Not `import native from './index.cjs'`: Node would first look through the whole bundle for names to export, which
+  // takes longer than running it.
   const names = await exportedNames(esbuild)
   writeFileSync(
     at('dist', 'index.js'),
-    `import native from './index.cjs'\nexport const { ${names.join(', ')} } = native\n`,
+    `import { createRequire } from 'node:module'
+const native = createRequire(import.meta.url)('./index.cjs')
+export const { ${names.join(', ')} } = native
+`,
   )
   run(process.execPath, [at('node_modules', 'typescript', 'bin', 'tsc'), '-p', at('tsconfig.build.json')])
   // The types are laid out as the code is: those of CommonJS, and an ES module that passes them on. TypeScript would
