@@ -5,7 +5,7 @@
  *
  * Each round does every operation with ours and at once after it with each peer; a ratio is the median of the rounds'
  * own ratios, so that a machine that is slower for a while slows both. Weights are random and of full size. --quick has
- * one round for fp32 and three for bfloat16, of two steps each. Needs the built package; sets up the peers by itself.
+ * one round for fp32 and three for bfloat16, of two steps each, and does not compare numbers of threads. Needs the built package; sets up the peers by itself.
  */
 import { createReadStream, existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
@@ -281,10 +281,11 @@ if (!values['no-mini']) {
   sections.push(['The embedded model, float32', small])
 }
 
-for (const [title, model, dtype, count] of [
+const scaled = [
   ['Stable Diffusion 1.5, 512 px, bfloat16', values.model, 'bfloat16', 1],
-  ['the embedded model', at('models', 'mini'), 'auto', 30],
-]) {
+  ...(values['no-mini'] ? [] : [['the embedded model', at('models', 'mini'), 'auto', 30]]),
+]
+for (const [title, model, dtype, count] of values.quick ? [] : scaled) {
   const sides = [ours(model, dtype), ours(model, dtype, 'one thread', '1')]
   const threads = await compare(
     `threads: ${title}`,

@@ -11,7 +11,6 @@ namespace swap {
 namespace {
 
 using cpu::Product;
-using cpu::ProductKernel;
 
 // Of the second cache, for the factor that a thread packs for itself: the other one passes by it.
 constexpr int64_t kPackedBytes = 640 << 10;

@@ -6,17 +6,13 @@
 #include <vector>
 
 #include "checks.h"
+#include "difference.h"
 
 namespace {
 
 struct Case {
   int64_t batch, in, out, height, width, kernel, stride, padding;
 };
-
-// By how much two tensors differ, as a part of the greatest value.
-double difference(const at::Tensor& a, const at::Tensor& b) {
-  return ((a.to(at::kDouble) - b.to(at::kDouble)).abs().max() / b.to(at::kDouble).abs().max()).item<double>();
-}
 
 void compare(const Case& c, at::ScalarType dtype, double tolerance) {
   CAPTURE(c.in);

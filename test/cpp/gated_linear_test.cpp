@@ -6,17 +6,13 @@
 #include <algorithm>
 
 #include "checks.h"
+#include "difference.h"
 
 namespace {
 
 at::Tensor definition(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const auto halves = at::linear(x, weight, bias).chunk(2, -1);
   return halves[0] * at::gelu(halves[1]);
-}
-
-// By how much two tensors differ, as a part of the greatest value.
-double difference(const at::Tensor& a, const at::Tensor& b) {
-  return ((a.to(at::kDouble) - b).abs().max() / b.abs().max()).item<double>();
 }
 
 struct Results {

@@ -11,6 +11,7 @@
 #include "checks.h"
 #include "cpu/kernels.h"
 #include "cpu/norm_kernel.h"
+#include "difference.h"
 
 namespace {
 
@@ -18,11 +19,6 @@ struct Case {
   int64_t batch, channels, height, width, groups;
   double mean = 0;  // beside a spread of 1
 };
-
-// By how much two tensors differ, as a part of the greatest value.
-double difference(const at::Tensor& a, const at::Tensor& b) {
-  return ((a.to(at::kDouble) - b.to(at::kDouble)).abs().max() / b.to(at::kDouble).abs().max()).item<double>();
-}
 
 struct Results {
   at::Tensor y, dx;

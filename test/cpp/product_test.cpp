@@ -7,6 +7,7 @@
 
 #include "checks.h"
 #include "cpu/kernels.h"
+#include "difference.h"
 #include "models/linear.h"
 
 namespace {
@@ -16,11 +17,6 @@ constexpr auto kLast = at::MemoryFormat::ChannelsLast;
 at::Tensor random(at::IntArrayRef shape) {
   const auto x = at::randn(shape).to(at::kBFloat16);
   return shape.size() == 4 ? x.contiguous(kLast) : x;
-}
-
-// By how much two tensors differ, as a part of the greatest value. NaN where one has it.
-double difference(const at::Tensor& a, const at::Tensor& b) {
-  return ((a.to(at::kDouble) - b).abs().max() / b.abs().max()).item<double>();
 }
 
 // The results are rounded to bfloat16 once, the rest is float32: half a unit in the last place of the greatest value.
