@@ -114,11 +114,10 @@ class Evaluation {
     }
     draw.latents = input("latents");
     draw.noise = input("noise");
-    const auto loss = trainer.loss(draw);
-    const auto gradients = trainer.gradients(loss);
-    put("loss", loss.total);
-    put("reconstruction", loss.reconstruction);
-    put("attention", loss.attention);
+    const auto [losses, gradients] = trainer.slope(draw);
+    put("loss", losses[0]);
+    put("reconstruction", losses[1]);
+    put("attention", losses[2]);
     const auto& parameters = trainer.parameters();
     for (size_t i = 0; i < parameters.size(); ++i) {
       put("grad." + parameters[i].first, gradients[i].defined() ? gradients[i] : at::zeros_like(parameters[i].second));

@@ -35,10 +35,11 @@ cpu::Rows<void> mutable_rows_of(const at::Tensor& x) {
 
 struct Inputs {
   at::Tensor q, k, v, k_ref, weights;
+  bool causal;
 
   Inputs(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& k_ref,
-         const at::Tensor& weights)
-      : q(dense_rows(q)), k(dense_rows(k)), v(dense_rows(v)), weights(weights) {
+         const at::Tensor& weights, bool causal)
+      : q(dense_rows(q)), k(dense_rows(k)), v(dense_rows(v)), weights(weights), causal(causal) {
     if (k_ref.defined()) this->k_ref = dense_rows(k_ref);
     if (weights.defined()) this->weights = weights.contiguous();
   }
@@ -54,6 +55,7 @@ struct Inputs {
     p.scale = static_cast<float>(scale);
     p.slope = static_cast<float>(slope);
     p.slope_rest = static_cast<float>(slope - static_cast<double>(p.slope));
+    p.causal = causal;
     p.q = rows_of(q), p.k = rows_of(k), p.v = rows_of(v);
     if (k_ref.defined()) p.k_ref = rows_of(k_ref);
     if (weights.defined()) p.weights = weights.const_data_ptr<float>();
@@ -144,12 +146,13 @@ Gradients compute_backward(const cpu::Kernel& kernel, const Inputs& inputs, cons
 struct FusedSplitAttention : torch::autograd::Function<FusedSplitAttention> {
   static variable_list forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                const std::optional<at::Tensor>& k_ref, const std::optional<at::Tensor>& weights,
-                               const cpu::Kernel* kernel) {
+                               const cpu::Kernel* kernel, bool causal) {
     context->set_materialize_grads(false);
+    context->saved_data["causal"] = causal;
     context->saved_data["kernel"] = reinterpret_cast<int64_t>(kernel);
     const auto reference = k_ref.value_or(at::Tensor()), by_token = weights.value_or(at::Tensor());
     context->save_for_backward({q, k, v, reference, by_token});
-    const auto result = compute_forward(*kernel, Inputs(q, k, v, reference, by_token));
+    const auto result = compute_forward(*kernel, Inputs(q, k, v, reference, by_token, causal));
     if (!result.loss.defined()) return {result.out};
     return {result.out, result.loss};
   }
@@ -157,12 +160,12 @@ struct FusedSplitAttention : torch::autograd::Function<FusedSplitAttention> {
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const auto saved = context->get_saved_variables();
     const auto& kernel = *reinterpret_cast<const cpu::Kernel*>(context->saved_data["kernel"].toInt());
-    const Inputs inputs(saved[0], saved[1], saved[2], saved[3], saved[4]);
+    const Inputs inputs(saved[0], saved[1], saved[2], saved[3], saved[4], context->saved_data["causal"].toBool());
     const bool for_q = context->needs_input_grad(0);
     const bool for_kv = context->needs_input_grad(1) || context->needs_input_grad(2);
     const auto dloss = gradients.size() > 1 ? gradients[1] : at::Tensor();
     const auto result = compute_backward(kernel, inputs, gradients[0], dloss, for_q, for_kv);
-    return {result.q, result.k, result.v, {}, {}, {}};
+    return {result.q, result.k, result.v, {}, {}, {}, {}};
   }
 };
 
@@ -195,19 +198,19 @@ const cpu::Kernel* fused_cpu_kernel(const at::Tensor& q, const at::Tensor& k, co
 }
 
 SplitAttentionResult split_attention_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
-                                               const at::Tensor& v, const at::Tensor& k_ref,
-                                               const at::Tensor& weights) {
+                                               const at::Tensor& v, const at::Tensor& k_ref, const at::Tensor& weights,
+                                               bool causal) {
   const bool differentiated =
       c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
-  if (!differentiated) return compute_forward(kernel, Inputs(q, k, v, k_ref, weights));
+  if (!differentiated) return compute_forward(kernel, Inputs(q, k, v, k_ref, weights, causal));
   const auto optional = [](const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; };
-  const auto results = FusedSplitAttention::apply(q, k, v, optional(k_ref), optional(weights), &kernel);
+  const auto results = FusedSplitAttention::apply(q, k, v, optional(k_ref), optional(weights), &kernel, causal);
   return {results[0], results.size() > 1 ? results[1] : at::Tensor()};
 }
 
 AttentionMaps attention_maps_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v) {
-  return compute_maps(kernel, Inputs(q, k, v, {}, {}));
+  return compute_maps(kernel, Inputs(q, k, v, {}, {}, false));
 }
 
 }  // namespace swap

@@ -12,241 +12,63 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,amx-tile,amx-bf16")
 
 #include "cpu/amx_tiles.h"
-#include "cpu/gelu.h"
-#include "cpu/pairs.h"
+#include "cpu/product.h"
 
 namespace swap::cpu {
 namespace {
 
-using Isa = BFloat16Pairs;
+struct AmxProduct {
+  static constexpr int kPixels = 16, kTiles = 2;
 
-constexpr int64_t kTile = 16 * kChannels;  // elements of a tile of x or of w
+  static void enter() { _tile_loadconfig(&swap::cpu::kTiles); }
+  static void leave() { _tile_release(); }
 
-// Which part of the picture a block is.
-struct Part {
-  int64_t sample, line, lines, column, width;
-
-  Part(const Product& p, int64_t block) {
-    const int64_t across = blocks_across(p), down = blocks_down(p);
-    sample = block / (across * down);
-    line = block / across % down * p.block_lines, column = block % across * p.block_width;
-    lines = p.height - line < p.block_lines ? p.height - line : p.block_lines;
-    width = p.width - column < p.block_width ? p.width - column : p.block_width;
-  }
-};
-
-// Where the pixels of a packed block are, in elements: 32 channels of a pixel lie together. A line of a matrix has its
-// channels one after another, which is the order they are read in; in a picture, whole planes follow each other, so
-// that a tile may begin at any pixel.
-struct Layout {
-  int64_t line, plane;
-
-  explicit Layout(const Product& p)
-      : line(p.taps == 1 ? pitch(p) * p.depth : pitch(p) * kChannels),
-        plane(p.taps == 1 ? pitch(p) * kChannels : packed_lines(p) * pitch(p) * kChannels) {}
-};
-
-void pack_pixel(const BFloat16* from, int64_t depth, BFloat16* to, int64_t plane) {
-  if (from) {
-    for (int64_t c = 0; c < depth; c += kChannels, to += plane) _mm512_storeu_si512(to, _mm512_loadu_si512(from + c));
-  } else {
-    for (int64_t c = 0; c < depth; c += kChannels, to += plane) _mm512_storeu_si512(to, _mm512_setzero_si512());
-  }
-}
-
-void pack_block(const Product& p, int64_t block, void* to) {
-  const Part part(p, block);
-  const Layout layout(p);
-  const int64_t edge = border(p);
-  const auto* const x = static_cast<const BFloat16*>(p.x) + part.sample * p.pixels * p.depth;
-  for (int64_t i = 0; i < part.lines + 2 * edge; ++i) {
-    const int64_t line = part.line + i - edge;
-    auto* const row = static_cast<BFloat16*>(to) + i * layout.line;
-    for (int64_t j = 0; j < part.width + 2 * edge; ++j) {
-      const int64_t column = part.column + j - edge, pixel = line * p.width + column;
-      const bool inside = line >= 0 && line < p.height && column >= 0 && column < p.width && pixel < p.pixels;
-      pack_pixel(inside ? x + pixel * p.depth : nullptr, p.depth, row + j * kChannels, layout.plane);
-    }
-  }
-}
-
-// Two rows of 32 channels as pairs of both, 16 of them into either tile: Isa::interleave would take two turns.
-void pair_rows(const BFloat16* first, const BFloat16* second, BFloat16* left, BFloat16* right) {
-  alignas(64) static constexpr uint16_t kLeft[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                     8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-  const __m512i a = _mm512_loadu_si512(first), b = _mm512_loadu_si512(second), low = _mm512_load_si512(kLeft);
-  _mm512_storeu_si512(left, _mm512_permutex2var_epi16(a, low, b));
-  _mm512_storeu_si512(right, _mm512_permutex2var_epi16(a, _mm512_add_epi16(low, _mm512_set1_epi16(16)), b));
-}
-
-// Tiles in the order that `multiply` reads them: by 32 channels, by tap, and of the 32 outputs first the one half, then
-// the other. Weights are read row by row, as they lie.
-void pack_weights(const Product& p, int64_t group, int64_t count, void* to) {
-  const auto* const weight = static_cast<const BFloat16*>(p.weight);
-  const auto tile = [&](int64_t g, int64_t c, int64_t tap, int64_t half) {
-    return static_cast<BFloat16*>(to) + g * group_size(p) + ((c / kChannels * p.taps + tap) * 2 + half) * kTile;
-  };
-  if (p.transposed) {
-    for (int64_t c = 0; c < p.depth; c += 2) {
-      const int64_t row = c % kChannels * 16;  // of a tile: two channels of x
-      for (int64_t tap = 0; tap < p.taps; ++tap) {
-        const auto* from = weight + c * p.weight_row + (p.taps - 1 - tap) * p.weight_tap + kGroup * group;
-        for (int64_t g = 0; g < count; ++g, from += kGroup) {
-          pair_rows(from, from + p.weight_row, tile(g, c, tap, 0) + row, tile(g, c, tap, 1) + row);
-        }
-      }
-    }
-    return;
-  }
-  for (int64_t g = 0; g < count; ++g) {
-    for (int64_t half = 0; half < 2; ++half) {
-      const int64_t n = p.gated ? half * p.outputs / 2 + 16 * (group + g) : kGroup * (group + g) + 16 * half;
-      for (int64_t tap = 0; tap < p.taps; ++tap) {
-        const auto* from = weight + n * p.weight_row + tap * p.weight_tap;
-        for (int64_t c = 0; c < p.depth; c += kChannels, from += kChannels) {
-          Isa::transpose(reinterpret_cast<const Isa::Unit*>(from), p.weight_row / 2, 16, 16,
-                         reinterpret_cast<Isa::Unit*>(tile(g, c, tap, half)), 16);
-        }
-      }
-    }
-  }
-}
-
-// 16 pixels of a packed block that meet the weights together. The border at the end of each line may be among them.
-struct Pixels {
-  const BFloat16* x;
-  int64_t line, column;  // of the first, within the block
-  bool dense;            // all are pixels of the picture, of one line
-
-  Pixels(const Product& p, const Part& part, const Layout& layout, const BFloat16* rows, int64_t position)
-      : line(position / pitch(p)), column(position % pitch(p)) {
-    x = rows + line * layout.line + column * kChannels;
-    dense = column + 16 <= part.width && line < part.lines && pixel(p, part) + 16 <= p.pixels;
-  }
-
-  int64_t pixel(const Product& p, const Part& part) const {
-    return (part.line + line) * p.width + part.column + column;
-  }
-};
-
-// The sums of a pixel and 32 outputs, as they go into y.
-template <bool kGated>
-void write_pixel(Isa::V a, Isa::V b, BFloat16* y) {
-  if constexpr (kGated) {
-    Isa::V value, slope;
-    Gelu<BFloat16, Isa>::gelu(b, value, slope);
-    Isa::store(y, Isa::mul(a, value));
-  } else {
-    _mm512_storeu_si512(y, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a)));
-  }
-}
-
-template <bool kGated>
-void write(const Product& p, const Part& part, const Pixels& pixels, const float* left, const float* right,
-           int64_t group) {
-  constexpr int64_t kWidth = kGated ? kGroup / 2 : kGroup;
-  const int64_t row = kGated ? p.outputs / 2 : p.outputs, second = kGated ? row + 16 * group : kGroup * group + 16;
-  const auto* const bias = static_cast<const BFloat16*>(p.bias);
-  const auto a = bias ? Isa::load(bias + kWidth * group) : Isa::set(0),
-             b = bias ? Isa::load(bias + second) : Isa::set(0);
-  auto* const y = static_cast<BFloat16*>(p.y) + part.sample * p.pixels * row + kWidth * group;
-  const auto write_one = [&](int64_t i, int64_t pixel) {
-    write_pixel<kGated>(Isa::add(Isa::load(left + 16 * i), a), Isa::add(Isa::load(right + 16 * i), b), y + pixel * row);
-  };
-  Pixels at = pixels;
-  if (at.dense) {
-    const int64_t first = at.pixel(p, part);
-    for (int64_t i = 0; i < 16; ++i) write_one(i, first + i);
-    return;
-  }
-  for (int64_t i = 0; i < 16; ++i) {
-    const int64_t pixel = at.pixel(p, part);
-    if (at.column < part.width && at.line < part.lines && pixel < p.pixels) write_one(i, pixel);
-    if (++at.column == pitch(p)) at.column = 0, ++at.line;
-  }
-}
-
-// Two tiles of pixels times two of weights into tiles 0 to 3.
-template <int kTaps>
-void multiply_tiles(const Product& p, const Layout& layout, const BFloat16* first, const BFloat16* second,
-                    const BFloat16* weights) {
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  constexpr int kSide = kTaps == 9 ? 3 : 1;
-  for (int64_t c = 0; c < p.depth; c += kChannels, first += layout.plane, second += layout.plane) {
-    for (int i = 0; i < kSide; ++i) {
+  template <int kTaps>
+  static void multiply(const Product& p, const Layout& layout, const BFloat16* const* x, int tiles,
+                       const BFloat16* weights, float* sums) {
+    const BFloat16 *first = x[0], *second = x[tiles - 1];
+    written();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    constexpr int kSide = kTaps == 9 ? 3 : 1;
+    for (int64_t c = 0; c < p.depth; c += kChannels, first += layout.plane, second += layout.plane) {
+      for (int i = 0; i < kSide; ++i) {
 #pragma GCC unroll 3
-      for (int j = 0; j < kSide; ++j, weights += 2 * kTile) {
-        const int64_t at = i * layout.line + j * kChannels;
-        _tile_loadd(6, weights, 64);
-        _tile_loadd(4, first + at, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, weights + kTile, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, second + at, 64);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-        // A third of what the next 32 channels will load of this line, if both tiles lie in it: 36 pixels in all. They
-        // are in another plane, where no prefetcher looks.
-        if constexpr (kTaps == 9) {
-          const auto* const next = first + layout.plane + i * layout.line + j * 12 * kChannels;
+        for (int j = 0; j < kSide; ++j, weights += 2 * kTile) {
+          const int64_t at = i * layout.line + j * kChannels;
+          _tile_loadd(6, weights, 64);
+          _tile_loadd(4, first + at, 64);
+          _tile_dpbf16ps(0, 4, 6);
+          _tile_loadd(7, weights + kTile, 64);
+          _tile_dpbf16ps(1, 4, 7);
+          _tile_loadd(5, second + at, 64);
+          _tile_dpbf16ps(2, 5, 6);
+          _tile_dpbf16ps(3, 5, 7);
+          // A third of what the next 32 channels will load of this line, if both tiles lie in it: 36 pixels in all.
+          // They are in another plane, where no prefetcher looks.
+          if constexpr (kTaps == 9) {
+            const auto* const next = first + layout.plane + i * layout.line + j * 12 * kChannels;
 #pragma GCC unroll 12
-          for (int k = 0; k < 12; ++k) _mm_prefetch(reinterpret_cast<const char*>(next + k * kChannels), _MM_HINT_T0);
+            for (int k = 0; k < 12; ++k) {
+              _mm_prefetch(reinterpret_cast<const char*>(next + k * kChannels), _MM_HINT_T0);
+            }
+          }
         }
       }
     }
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + 256, 64);
+    _tile_stored(2, sums + 512, 64);
+    _tile_stored(3, sums + 768, 64);
+    written();
   }
-}
-
-template <int kTaps, bool kGated>
-void multiply_block(const Product& p, int64_t block, const BFloat16* rows, int64_t group, int64_t count,
-                    const BFloat16* weights) {
-  const Part part(p, block);
-  const Layout layout(p);
-  // Lines that tiles fill are cut each for itself; others go on into the next one, the border between them included.
-  const bool whole = part.width % 16 == 0;
-  const int64_t a_line = part.width / 16;
-  const int64_t tiles = whole ? part.lines * a_line : (part.lines * pitch(p) + 15) / 16;
-  const auto pixels = [&](int64_t tile) {
-    return Pixels(p, part, layout, rows, whole ? tile / a_line * pitch(p) + tile % a_line * 16 : tile * 16);
-  };
-  alignas(64) float sums[4][256];
-  _tile_loadconfig(&kTiles);
-  for (int64_t tile = 0; tile < tiles; tile += 2) {
-    const bool two = tile + 1 < tiles;
-    const auto first = pixels(tile), second = two ? pixels(tile + 1) : first;
-    for (int64_t g = 0; g < count; ++g) {
-      written();
-      multiply_tiles<kTaps>(p, layout, first.x, second.x, weights + g * group_size(p));
-      _tile_stored(0, sums[0], 64);
-      _tile_stored(1, sums[1], 64);
-      _tile_stored(2, sums[2], 64);
-      _tile_stored(3, sums[3], 64);
-      written();
-      write<kGated>(p, part, first, sums[0], sums[1], group + g);
-      if (two) write<kGated>(p, part, second, sums[2], sums[3], group + g);
-    }
-  }
-  _tile_release();
-}
-
-void multiply(const Product& p, int64_t block, const void* rows, int64_t group, int64_t count, const void* weights) {
-  const auto* const x = static_cast<const BFloat16*>(rows);
-  const auto* const w = static_cast<const BFloat16*>(weights);
-  if (p.taps == 9) {
-    multiply_block<9, false>(p, block, x, group, count, w);
-  } else if (p.gated) {
-    multiply_block<1, true>(p, block, x, group, count, w);
-  } else {
-    multiply_block<1, false>(p, block, x, group, count, w);
-  }
-}
+};
 
 }  // namespace
 
-constinit const ProductKernel kProductAmx = {pack_block, pack_weights, multiply};
+constinit const ProductKernel kProductAmx = make_product_kernel<AmxProduct>("amx");
 
 }  // namespace swap::cpu
 

@@ -40,7 +40,8 @@ struct Attention {
   float* sums;                             // dK and dV of a head that is one item
   Unit *map, *ds;                          // A_t and dS as operands; where a unit is a float, in the place of s and dp
   Unit *map_t, *ds_t, *q_pairs, *g_pairs;  // the same in pairs along the rows, for the sums over rows
-  float *weights, *bias;                   // by token; bias pushes out what is none
+  float* weights;                          // by token
+  float* bias;                             // pushes out what is no token; where that depends on the query, bias_of
 
   Attention(const Problem& problem, Arena& arena, bool backward)
       : p(problem),
@@ -51,7 +52,7 @@ struct Attention {
         token_depth(round_up(tokens / kPair, Isa::kDepth)),
         row_units(depth > width / kPair ? depth : width / kPair) {
     weights = arena.take<float>(tokens);
-    bias = arena.take<float>(tokens);
+    bias = arena.take<float>(p.causal ? p.queries + tokens : tokens);
     keys_t = arena.take<Unit>(depth * tokens);
     reference_t = reference ? arena.take<Unit>(depth * tokens) : nullptr;
     values_t = backward ? arena.take<Unit>(depth * tokens) : nullptr;
@@ -113,10 +114,9 @@ struct Attention {
   }
 
   void begin(const Item& at) {
-    for (int64_t t = 0; t < tokens; ++t) {
-      weights[t] = t >= p.tokens ? 0 : p.weights ? p.weights[t] : 1;
-      bias[t] = t >= p.tokens ? kNoToken : 0;
-    }
+    for (int64_t t = 0; t < tokens; ++t) weights[t] = t >= p.tokens ? 0 : p.weights ? p.weights[t] : 1;
+    const int64_t seen = p.causal ? p.queries : p.tokens, all = p.causal ? p.queries + tokens : tokens;
+    for (int64_t t = 0; t < all; ++t) bias[t] = t < seen ? 0 : kNoToken;
     pack(p.k, at, keys_t, keys);
     pack(p.v, at, values_t, values);
     if (reference) pack(p.k_ref, at, reference_t, nullptr);
@@ -127,12 +127,18 @@ struct Attention {
     }
   }
 
+  // Of query n: its first n + 1 tokens, then none.
+  const float* bias_of(int64_t query) const { return p.causal ? bias + p.queries - 1 - query : bias; }
+
   // A row of logits becomes a row of the map.
   template <int NV>
-  void softmax(V (&x)[NV]) const {
-    constexpr int kPadded = 16 / kLanes;  // only the last 16 columns can lack a token
+  void softmax(V (&x)[NV], const float* unseen) const {
+    // Else only the last 16 columns can lack a token.
+    const int first = p.causal ? 0 : NV - 16 / kLanes;
 #pragma GCC unroll 32
-    for (int j = NV - kPadded; j < NV; ++j) x[j] = Isa::add(x[j], Isa::load(bias + j * kLanes));
+    for (int j = 0; j < NV; ++j) {
+      if (j >= first) x[j] = Isa::add(x[j], Isa::load(unseen + j * kLanes));
+    }
     V top = x[0];
 #pragma GCC unroll 32
     for (int j = 1; j < NV; ++j) top = Isa::max(top, x[j]);
@@ -175,15 +181,15 @@ struct Attention {
     }
   }
 
-  // Maps of `rows` rows from their logits, and their part of the loss.
+  // Maps of `rows` rows from their logits, of which `first` is the first query, and their part of the loss.
   template <int NV, bool kReference>
-  float maps_forward(int64_t rows) const {
+  float maps_forward(int64_t first, int64_t rows) const {
     const int64_t map_row = kPair == 1 ? tokens : token_depth;
     V loss = Isa::set(0);
     for (int64_t i = 0; i < rows; ++i) {
       V a[NV];
       load_row(a, s + i * tokens);
-      softmax(a);
+      softmax(a, bias_of(first + i));
       store_operand(map + i * map_row, a);
       if (kPair == 2 && p.maps) {
         // Over its logits: an operand of pairs is rounded.
@@ -192,7 +198,7 @@ struct Attention {
       if constexpr (kReference) {
         V r[NV];
         load_row(r, s_ref + i * tokens);
-        softmax(r);
+        softmax(r, bias_of(first + i));
 #pragma GCC unroll 32
         for (int j = 0; j < NV; ++j) {
           const V difference = Isa::sub(a[j], r[j]);
@@ -205,17 +211,17 @@ struct Attention {
 
   // A_t, and dS = s A_t (dA - sum(A_t dA)) with dA = dO V^T + gain w (A_t - A_r).
   template <int NV, bool kReference>
-  void maps_backward(int64_t rows, float gain) const {
+  void maps_backward(int64_t first, int64_t rows, float gain) const {
     const int64_t map_row = kPair == 1 ? tokens : token_depth;
     for (int64_t i = 0; i < rows; ++i) {
       V a[NV], da[NV];
       load_row(a, s + i * tokens);
-      softmax(a);
+      softmax(a, bias_of(first + i));
       load_row(da, dp + i * tokens);
       if constexpr (kReference) {
         V r[NV];
         load_row(r, s_ref + i * tokens);
-        softmax(r);
+        softmax(r, bias_of(first + i));
         const V g = Isa::set(gain);
 #pragma GCC unroll 32
         for (int j = 0; j < NV; ++j) {
@@ -235,29 +241,29 @@ struct Attention {
 
   // The same for any number of tokens: their count in vectors becomes a constant.
   template <int kSixteens, bool kReference>
-  float maps(int64_t rows, bool backward, float gain) const {
+  float maps(int64_t first, int64_t rows, bool backward, float gain) const {
     constexpr int NV = kSixteens * 16 / kLanes;
-    if (!backward) return maps_forward<NV, kReference>(rows);
-    maps_backward<NV, kReference>(rows, gain);
+    if (!backward) return maps_forward<NV, kReference>(first, rows);
+    maps_backward<NV, kReference>(first, rows, gain);
     return 0;
   }
   template <bool kReference>
-  float maps(int64_t rows, bool backward, float gain) const {
+  float maps(int64_t first, int64_t rows, bool backward, float gain) const {
     switch (tokens / 16) {
       case 1:
-        return maps<1, kReference>(rows, backward, gain);
+        return maps<1, kReference>(first, rows, backward, gain);
       case 2:
-        return maps<2, kReference>(rows, backward, gain);
+        return maps<2, kReference>(first, rows, backward, gain);
       case 3:
-        return maps<3, kReference>(rows, backward, gain);
+        return maps<3, kReference>(first, rows, backward, gain);
       case 4:
-        return maps<4, kReference>(rows, backward, gain);
+        return maps<4, kReference>(first, rows, backward, gain);
       default:
-        return maps<5, kReference>(rows, backward, gain);
+        return maps<5, kReference>(first, rows, backward, gain);
     }
   }
-  float maps(int64_t rows, bool backward, float gain) const {
-    return reference ? maps<true>(rows, backward, gain) : maps<false>(rows, backward, gain);
+  float maps(int64_t first, int64_t rows, bool backward, float gain) const {
+    return reference ? maps<true>(first, rows, backward, gain) : maps<false>(first, rows, backward, gain);
   }
 
   // The rows of a block; the next block's are asked for meanwhile. They lie a whole row of heads apart, which no
@@ -288,7 +294,7 @@ struct Attention {
     for (int64_t row = at.begin; row < at.end; row += kRows) {
       const int64_t rows = at.end - row < kRows ? at.end - row : kRows;
       logits(at, row, rows);
-      loss += maps(rows, false, 0);
+      loss += maps(row, rows, false, 0);
       if (p.maps) {
         float* const to = p.maps + ((at.batch * p.heads + at.head) * p.queries + row) * p.tokens;
         for (int64_t i = 0; i < rows; ++i) std::memcpy(to + i * p.tokens, s + i * tokens, p.tokens * sizeof(float));
@@ -311,7 +317,7 @@ struct Attention {
       logits(at, row, rows);
       load_block(p.dout, at, row, rows, g);
       Isa::product(g, row_units, values_t, tokens, dp, tokens, padded, tokens, depth);
-      maps(rows, true, gain);
+      maps(row, rows, true, gain);
       if (rows < padded) {
         std::memset(map + rows * map_row(), 0, (padded - rows) * map_row() * sizeof(Unit));
         std::memset(ds + rows * map_row(), 0, (padded - rows) * map_row() * sizeof(Unit));

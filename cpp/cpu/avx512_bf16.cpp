@@ -54,7 +54,7 @@ struct Avx512BFloat16 : BFloat16Pairs {
 
 constinit const Kernel kAvx512PairsBFloat16 = make_kernel<BFloat16, Avx512BFloat16>("avx512-bf16", true);
 constinit const FlashKernel kFlashAvx512PairsBFloat16 =
-    make_flash_kernel<BFloat16, Avx512BFloat16>("avx512-bf16", true, 256);
+    make_flash_kernel<BFloat16, Avx512BFloat16>("avx512-bf16", true, 512);
 
 constinit const NormKernel kNormAvx512PairsBFloat16 = make_norm_kernel<BFloat16, Avx512BFloat16>(true);
 

@@ -32,6 +32,7 @@ struct Problem {
   int64_t chunks = 1, chunk_rows = 0;                                // items of one head; query rows of an item
   float scale = 1;                                                   // 1 / sqrt(d)
   float slope = 1, slope_rest = 0;  // scale / ln 2, and what rounding it to a float left over
+  bool causal = false;              // query n sees the tokens 0 .. n alone
   Rows<const void> q, k, v, k_ref, dout;
   const float* weights = nullptr;  // [L]; null: 1 everywhere
   const float* dloss = nullptr;    // [B]

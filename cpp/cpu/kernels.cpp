@@ -39,7 +39,7 @@ struct Found {
   std::vector<const FlashKernel*> flash;
   std::vector<const NormKernel*> norm;
   std::vector<const GeluKernel*> gelu;
-  const ProductKernel* product = nullptr;
+  std::vector<const ProductKernel*> product;
   void add(const Kernel& kernel, const FlashKernel& flash_kernel) {
     split.push_back(&kernel);
     flash.push_back(&flash_kernel);
@@ -55,9 +55,12 @@ Found find(bool bfloat16) {
 #ifdef SWAP_X86
   if (bfloat16 && has_amx()) {
     found.add(kAmxBFloat16, kFlashAmxBFloat16);
-    found.product = &kProductAmx;
+    found.product.push_back(&kProductAmx);
   }
-  if (bfloat16 && has_avx512_bf16()) found.add(kAvx512PairsBFloat16, kFlashAvx512PairsBFloat16);
+  if (bfloat16 && has_avx512_bf16()) {
+    found.add(kAvx512PairsBFloat16, kFlashAvx512PairsBFloat16);
+    found.product.push_back(&kProductAvx512Pairs);
+  }
   if (has_avx512() && bfloat16) found.add(kAvx512BFloat16, kFlashAvx512BFloat16);
   if (has_avx512() && !bfloat16) found.add(kAvx512Float, kFlashAvx512Float);
   if (has_avx2() && bfloat16) found.add(kAvx2BFloat16, kFlashAvx2BFloat16);
@@ -92,6 +95,6 @@ const std::vector<const Kernel*>& kernels(bool bfloat16) { return found(bfloat16
 const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16) { return found(bfloat16).flash; }
 const std::vector<const NormKernel*>& norm_kernels(bool bfloat16) { return found(bfloat16).norm; }
 const std::vector<const GeluKernel*>& gelu_kernels(bool bfloat16) { return found(bfloat16).gelu; }
-const ProductKernel* product_kernel() { return found(true).product; }
+const std::vector<const ProductKernel*>& product_kernels() { return found(true).product; }
 
 }  // namespace swap::cpu

@@ -39,7 +39,7 @@ extern const GeluKernel kGeluAvx2Float, kGeluAvx2BFloat16;
 extern const GeluKernel kGeluAvx512Float, kGeluAvx512BFloat16;
 extern const GeluKernel kGeluAvx512PairsBFloat16;
 
-extern const ProductKernel kProductAmx;
+extern const ProductKernel kProductAmx, kProductAvx512Pairs;
 
 // Those that run on this processor, the fastest first.
 const std::vector<const Kernel*>& kernels(bool bfloat16);
@@ -47,7 +47,7 @@ const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16);
 const std::vector<const NormKernel*>& norm_kernels(bool bfloat16);
 const std::vector<const GeluKernel*>& gelu_kernels(bool bfloat16);
 
-// Of bfloat16, where it is faster than LibTorch's: else null.
-const ProductKernel* product_kernel();
+// Of bfloat16; empty where LibTorch's are as fast.
+const std::vector<const ProductKernel*>& product_kernels();
 
 }  // namespace swap::cpu

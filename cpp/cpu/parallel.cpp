@@ -32,8 +32,9 @@ int64_t worker_count(int64_t items) {
   return std::max<int64_t>(1, std::min<int64_t>(items, at::get_num_threads()));
 }
 
-void run_parallel(int64_t items, c10::function_ref<void(int64_t, int64_t)> run) {
-  const int64_t workers = worker_count(items);
+namespace {
+
+void run_by(int64_t workers, int64_t items, c10::function_ref<void(int64_t, int64_t)> run) {
   std::atomic<int64_t> next{0};
   const auto work = [&](int64_t worker) {
     const FlushDenormals flush;
@@ -60,6 +61,18 @@ void run_parallel(int64_t items, c10::function_ref<void(int64_t, int64_t)> run) 
         }
       },
       1);
+}
+
+}  // namespace
+
+void run_parallel(int64_t items, c10::function_ref<void(int64_t, int64_t)> run) {
+  run_by(worker_count(items), items, run);
+}
+
+void run_apart(int64_t items, c10::function_ref<void(int64_t)> run) {
+  // Within a loop of LibTorch's threads there are no others; a loop needs two of them.
+  const int64_t workers = worker_count(std::max<int64_t>(items, 2));
+  run_by(workers, items, [&](int64_t item, int64_t) { run(item); });
 }
 
 }  // namespace swap::cpu

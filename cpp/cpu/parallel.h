@@ -13,4 +13,7 @@ int64_t worker_count(int64_t items);
 // Calls run(item, worker) for every item, each by whichever worker is free. Denormal numbers are flushed to zero.
 void run_parallel(int64_t items, c10::function_ref<void(int64_t item, int64_t worker)> run);
 
+// Calls run(item) for every item, each on one thread: what it calls has no other, even where there is one item alone.
+void run_apart(int64_t items, c10::function_ref<void(int64_t item)> run);
+
 }  // namespace swap::cpu

@@ -46,6 +46,7 @@ static constexpr int64_t block_size(const Product& p) { return packed_lines(p) *
 static constexpr int64_t group_size(const Product& p) { return kGroup * p.taps * p.depth; }
 
 struct ProductKernel {
+  const char* name;
   void (*pack_block)(const Product&, int64_t block, void* to);
   // `count` groups of outputs, one after another
   void (*pack_weights)(const Product&, int64_t group, int64_t count, void* to);

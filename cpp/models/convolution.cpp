@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "cpu/parallel.h"
-#include "models/product.h"
 
 namespace swap {
 namespace {
@@ -66,8 +65,8 @@ void add_up(const T* parts, T* out, int64_t B, int64_t C, int64_t h, int64_t w) 
 }
 
 at::Tensor forward_pass(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
-                        int64_t padding) {
-  if (by_own_kernel(x, weight, stride, padding)) return product_convolution(x, weight, bias);
+                        int64_t padding, const PackedWeights::Ptr& packed) {
+  if (by_own_kernel(x, weight, stride, padding)) return product_convolution(x, weight, bias, packed);
   if (!by_neighbourhoods(x.sizes(), weight, stride, padding)) {
     return at::conv2d(x, weight, bias, {stride, stride}, {padding, padding});
   }
@@ -75,8 +74,8 @@ at::Tensor forward_pass(const at::Tensor& x, const at::Tensor& weight, const at:
 }
 
 at::Tensor input_gradient(const at::Tensor& gradient, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,
-                          int64_t padding) {
-  if (by_own_kernel(gradient, weight, stride, padding)) return product_convolution_gradient(gradient, weight);
+                          int64_t padding, const PackedWeights::Ptr& packed) {
+  if (by_own_kernel(gradient, weight, stride, padding)) return product_convolution_gradient(gradient, weight, packed);
   if (!by_neighbourhoods(shape, weight, stride, padding)) {
     // Only the shape and the layout of the input are looked at: its memory is never touched.
     const auto input = at::empty(shape, gradient.options(), at::MemoryFormat::ChannelsLast);
@@ -95,29 +94,33 @@ at::Tensor input_gradient(const at::Tensor& gradient, at::IntArrayRef shape, con
 // LibTorch's own would keep the input for the gradient of the weights, which nobody asks for.
 struct Convolution : torch::autograd::Function<Convolution> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& bias, int64_t stride, int64_t padding) {
+                            const at::Tensor& bias, int64_t stride, int64_t padding, const PackedWeights::Ptr& packed) {
     context->save_for_backward({weight});
+    save_packed(*context, packed);
     context->saved_data["shape"] = x.sizes().vec();
     context->saved_data["stride"] = stride;
     context->saved_data["padding"] = padding;
-    return forward_pass(x, weight, bias, stride, padding);
+    return forward_pass(x, weight, bias, stride, padding, packed);
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
     auto& saved = context->saved_data;
     const auto shape = saved["shape"].toIntVector();
     const auto weight = context->get_saved_variables()[0];
-    const auto result = input_gradient(gradients[0], shape, weight, saved["stride"].toInt(), saved["padding"].toInt());
-    return {result, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    const auto result = input_gradient(gradients[0], shape, weight, saved["stride"].toInt(), saved["padding"].toInt(),
+                                       saved_packed(*context));
+    return {result, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
-                    int64_t padding) {
-  if (c10::GradMode::is_enabled() && x.requires_grad()) return Convolution::apply(x, weight, bias, stride, padding);
-  return forward_pass(x, weight, bias, stride, padding);
+                    int64_t padding, const PackedWeights::Ptr& packed) {
+  if (c10::GradMode::is_enabled() && x.requires_grad()) {
+    return Convolution::apply(x, weight, bias, stride, padding, packed);
+  }
+  return forward_pass(x, weight, bias, stride, padding, packed);
 }
 
 }  // namespace swap

@@ -3,10 +3,12 @@
 
 #include <ATen/ATen.h>
 
+#include "models/product.h"
+
 namespace swap {
 
 // x [B, in, h, w], weight [out, in, kernel, kernel] channels-last, bias [out] -> [B, out, h', w'] channels-last
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
-                    int64_t padding);
+                    int64_t padding, const PackedWeights::Ptr& packed = {});
 
 }  // namespace swap

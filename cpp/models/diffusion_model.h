@@ -10,6 +10,7 @@
 #include "models/unet.h"
 #include "models/vae.h"
 #include "runtime/device.h"
+#include "runtime/shares.h"
 
 namespace swap {
 
@@ -34,6 +35,10 @@ struct DiffusionModel {
 
   // The encoder whose pooled state the U-Net takes; -1: none.
   int64_t pooling_encoder() const;
+
+  // How a batch for the U-Net is divided, `rows` latents of `height` x `width`: as a whole where its layers are large
+  // enough to keep all threads busy by themselves.
+  Shares shares(int64_t rows, int64_t height, int64_t width) const;
 
   // Stage of a timestep for a subject of S stages: stage 0 has the least noise.
   int64_t stage(double timestep, int64_t stages) const;

@@ -8,7 +8,6 @@
 
 #include "models/gelu.h"
 #include "models/linear.h"
-#include "models/product.h"
 #include "runtime/device.h"
 
 namespace swap {
@@ -47,8 +46,9 @@ at::Tensor plain(const at::Tensor& x, const at::Tensor& weight, const at::Tensor
   return halves[0] * at::gelu(halves[1]);
 }
 
-at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  if (product_takes(x, weight)) return product_linear(x, weight, bias, true);
+at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                   const PackedWeights::Ptr& packed) {
+  if (product_takes(x, weight)) return product_linear(x, weight, bias, true, packed);
   const auto& fused = Fused::get();
   if (!fused.take(x)) return plain(x, weight, bias);
   const auto weights = weight.chunk(2), biases = bias.chunk(2);
@@ -61,24 +61,27 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tens
 // with its GELU twelve times.
 struct GatedLinear : torch::autograd::Function<GatedLinear> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& bias) {
+                            const at::Tensor& bias, const PackedWeights::Ptr& packed) {
     context->save_for_backward({x, weight, bias});
-    return compute(x, weight, bias);
+    save_packed(*context, packed);
+    return compute(x, weight, bias, packed);
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
     const auto &x = saved[0], &weight = saved[1], &dy = gradients[0];
-    const auto gradient = geglu_gradient(linear(x, weight, saved[2]), dy);
-    return {linear_gradient(gradient, weight), at::Tensor(), at::Tensor()};
+    const auto packed = saved_packed(*context);
+    const auto gradient = geglu_gradient(linear(x, weight, saved[2], packed), dy);
+    return {linear_gradient(gradient, weight, packed), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
-at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  if (!c10::GradMode::is_enabled() || !x.requires_grad()) return compute(x, weight, bias);
-  return GatedLinear::apply(x, weight, bias);
+at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                        const PackedWeights::Ptr& packed) {
+  if (!c10::GradMode::is_enabled() || !x.requires_grad()) return compute(x, weight, bias, packed);
+  return GatedLinear::apply(x, weight, bias, packed);
 }
 
 }  // namespace swap

@@ -13,28 +13,40 @@
 
 namespace swap {
 
+// Bytes of a model's files up to which its layers keep their weights packed.
+constexpr int64_t kSmallModel = int64_t(128) << 20;
+
+inline PackedWeights::Ptr keep_packed(const Scope& scope) {
+  return scope.file_bytes() <= kSmallModel ? c10::make_intrusive<PackedWeights>() : PackedWeights::Ptr();
+}
+
 struct Linear {
   at::Tensor weight, bias;  // [out, in], [out] or undefined
+  PackedWeights::Ptr packed;
 
   Linear() = default;
   Linear(const Scope& scope, int64_t in, int64_t out, bool with_bias = true)
-      : weight(scope.read("weight", {out, in})), bias(with_bias ? scope.read("bias", {out}) : at::Tensor()) {}
+      : weight(scope.read("weight", {out, in})),
+        bias(with_bias ? scope.read("bias", {out}) : at::Tensor()),
+        packed(keep_packed(scope)) {}
 
-  at::Tensor operator()(const at::Tensor& x) const { return linear(x, weight, bias); }
+  at::Tensor operator()(const at::Tensor& x) const { return linear(x, weight, bias, packed); }
 };
 
 struct Conv2d {
   at::Tensor weight, bias;  // [out, in, kernel, kernel] channels-last, [out]
   int64_t stride = 1, padding = 0;
+  PackedWeights::Ptr packed;
 
   Conv2d() = default;
   Conv2d(const Scope& scope, int64_t in, int64_t out, int64_t kernel, int64_t stride = 1, int64_t padding = 0)
       : weight(scope.read("weight", {out, in, kernel, kernel}, at::MemoryFormat::ChannelsLast)),
         bias(scope.read("bias", {out})),
         stride(stride),
-        padding(padding) {}
+        padding(padding),
+        packed(keep_packed(scope)) {}
 
-  at::Tensor operator()(const at::Tensor& x) const { return convolve(x, weight, bias, stride, padding); }
+  at::Tensor operator()(const at::Tensor& x) const { return convolve(x, weight, bias, stride, padding, packed); }
 };
 
 struct GroupNorm {

@@ -3,12 +3,15 @@
 
 #include <ATen/ATen.h>
 
+#include "models/product.h"
+
 namespace swap {
 
 // x [..., in], weight [out, in], bias [out] or undefined -> [..., out]
-at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                  const PackedWeights::Ptr& packed = {});
 
 // dy [..., out] -> dx [..., in]
-at::Tensor linear_gradient(const at::Tensor& dy, const at::Tensor& weight);
+at::Tensor linear_gradient(const at::Tensor& dy, const at::Tensor& weight, const PackedWeights::Ptr& packed = {});
 
 }  // namespace swap

@@ -14,8 +14,6 @@ using cpu::Product;
 
 // Of the second cache, for the factor that a thread packs for itself: the other one passes by it.
 constexpr int64_t kPackedBytes = 640 << 10;
-// Fewer rows are not worth packing the weights for.
-constexpr int64_t kLeastRows = 32;
 // Operations of a product that is not worth waking a thread for.
 constexpr int64_t kSerial = int64_t(1) << 26;
 
@@ -56,8 +54,9 @@ void set_blocks(Product& p, int64_t wanted) {
 }
 
 // The smaller factor is packed first, for all; the larger one piece by piece, by the thread that multiplies with it.
-void run(Product& p, const at::TensorOptions& options) {
-  const auto& kernel = *cpu::product_kernel();
+void run(Product& p, const at::TensorOptions& options, const PackedWeights::Ptr& packed) {
+  const auto& kernel = *cpu::product_kernels().front();
+  const auto* const kept = packed ? packed->get(p, kernel) : nullptr;
   const bool serial = 2 * p.samples * p.pixels * p.taps * p.depth * p.outputs < kSerial;
   const int64_t workers = serial ? 1 : cpu::worker_count(std::numeric_limits<int64_t>::max());
   const auto each = [&](int64_t items, c10::function_ref<void(int64_t, int64_t)> work) {
@@ -79,44 +78,53 @@ void run(Product& p, const at::TensorOptions& options) {
     const int64_t count = std::clamp<int64_t>(groups / (6 * workers), 1, fitting), pieces = divide_up(groups, count);
     const int64_t shares = std::min(blocks, divide_up(2 * workers, pieces));
     const auto x = memory(blocks * block_size);
-    const auto weights = memory(std::min(workers, pieces * shares) * count * group);
+    const auto weights = memory(kept ? 0 : std::min(workers, pieces * shares) * count * group);
     each(blocks, [&](int64_t block, int64_t) { kernel.pack_block(p, block, place(x, block * block_size)); });
     each(pieces * shares, [&](int64_t item, int64_t worker) {
       const int64_t first = item / shares * count, here = std::min(count, groups - first), share = item % shares;
-      auto* const packed = place(weights, worker * count * group);
-      kernel.pack_weights(p, first, here, packed);
+      const auto* piece = kept ? kept + first * group : nullptr;
+      if (!kept) {
+        auto* const own = place(weights, worker * count * group);
+        kernel.pack_weights(p, first, here, own);
+        piece = own;
+      }
       for (int64_t block = blocks * share / shares; block < blocks * (share + 1) / shares; ++block) {
-        kernel.multiply(p, block, place(x, block * block_size), first, here, packed);
+        kernel.multiply(p, block, place(x, block * block_size), first, here, piece);
       }
     });
   } else {
     const int64_t count = std::clamp<int64_t>(groups / (4 * workers), 1, fitting), pieces = divide_up(groups, count);
-    const auto weights = memory(groups * group);
+    const auto weights = memory(kept ? 0 : groups * group);
     const auto x = memory(std::min(workers, blocks) * block_size);
-    each(pieces, [&](int64_t piece, int64_t) {
-      const int64_t first = piece * count;
-      kernel.pack_weights(p, first, std::min(count, groups - first), place(weights, first * group));
-    });
+    if (!kept) {
+      each(pieces, [&](int64_t piece, int64_t) {
+        const int64_t first = piece * count;
+        kernel.pack_weights(p, first, std::min(count, groups - first), place(weights, first * group));
+      });
+    }
+    const auto* const all = kept ? kept : place(weights, 0);
     each(blocks, [&](int64_t block, int64_t worker) {
       auto* const packed = place(x, worker * block_size);
       kernel.pack_block(p, block, packed);
       for (int64_t first = 0; first < groups; first += fitting) {
-        kernel.multiply(p, block, packed, first, std::min(fitting, groups - first), place(weights, first * group));
+        kernel.multiply(p, block, packed, first, std::min(fitting, groups - first), all + first * group);
       }
     });
   }
 }
 
-at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& bias, const at::Tensor& y) {
+at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& bias, const PackedWeights::Ptr& packed,
+                    const at::Tensor& y) {
   TORCH_CHECK(!bias.defined() || bias.numel() == p.outputs, "a bias of ", bias.numel(), " for ", p.outputs);
   const auto values = bias.defined() ? bias.to(at::kBFloat16).contiguous() : bias;
   p.x = x.const_data_ptr(), p.y = y.mutable_data_ptr();
   p.bias = values.defined() ? values.const_data_ptr() : nullptr;
-  run(p, x.options());
+  run(p, x.options(), packed);
   return y;
 }
 
-at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed, bool gated) {
+at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed, bool gated,
+                  const PackedWeights::Ptr& packed) {
   SWAP_RECORD("swap::linear", x, weight);
   const auto dense = x.contiguous();
   Product p;
@@ -126,21 +134,43 @@ at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   p.gated = gated;
   auto shape = dense.sizes().vec();
   shape.back() = gated ? p.outputs / 2 : p.outputs;
-  return multiply(p, dense, bias, at::empty(shape, dense.options()));
+  return multiply(p, dense, bias, packed, at::empty(shape, dense.options()));
 }
 
-at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed) {
+at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed,
+                   const PackedWeights::Ptr& packed) {
   SWAP_RECORD("swap::convolution", x, weight);
   const auto dense = x.contiguous(at::MemoryFormat::ChannelsLast);
   Product p;
   set_weight(p, weight, transposed);
   TORCH_CHECK(x.dim() == 4 && x.size(1) == p.depth, "a picture of ", x.sizes(), " for weights of ", p.depth);
   set_picture(p, dense.sizes());
-  return multiply(p, dense, bias,
+  return multiply(p, dense, bias, packed,
                   at::empty({x.size(0), p.outputs, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast));
 }
 
 }  // namespace
+
+const at::BFloat16* PackedWeights::get(const Product& p, const cpu::ProductKernel& kernel) {
+  const std::lock_guard lock(mutex_);
+  auto& packed = packed_[p.transposed ? 2 : p.gated ? 1 : 0];
+  if (!packed.defined()) {
+    const int64_t groups = p.outputs / cpu::kGroup;
+    packed = at::empty({groups * cpu::group_size(p)}, at::kBFloat16);
+    kernel.pack_weights(p, 0, groups, packed.mutable_data_ptr());
+  }
+  return packed.const_data_ptr<at::BFloat16>();
+}
+
+void save_packed(torch::autograd::AutogradContext& context, const PackedWeights::Ptr& packed) {
+  if (packed) context.saved_data["packed"] = c10::IValue::make_capsule(packed);
+}
+
+PackedWeights::Ptr saved_packed(const torch::autograd::AutogradContext& context) {
+  const auto found = context.saved_data.find("packed");
+  if (found == context.saved_data.end()) return {};
+  return c10::static_intrusive_pointer_cast<PackedWeights>(found->second.toCapsule());
+}
 
 bool product_takes(const at::Tensor& x, const at::Tensor& weight) {
   for (const auto* tensor : {&x, &weight}) {
@@ -149,23 +179,26 @@ bool product_takes(const at::Tensor& x, const at::Tensor& weight) {
   const bool picture = weight.dim() == 4;
   const bool dense = picture ? weight.is_contiguous(at::MemoryFormat::ChannelsLast) : weight.stride(1) == 1;
   return dense && weight.stride(0) % 2 == 0 && weight.size(0) % cpu::kGroup == 0 && weight.size(1) % cpu::kGroup == 0 &&
-         x.numel() >= kLeastRows * x.size(picture ? 1 : -1) && x.numel() > 0 && cpu::product_kernel();
+         x.numel() > 0 && !cpu::product_kernels().empty();
 }
 
-at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated) {
-  return matrix(x, weight, bias, false, gated);
+at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated,
+                          const PackedWeights::Ptr& packed) {
+  return matrix(x, weight, bias, false, gated, packed);
 }
 
-at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight) {
-  return matrix(dy, weight, {}, true, false);
+at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight, const PackedWeights::Ptr& packed) {
+  return matrix(dy, weight, {}, true, false, packed);
 }
 
-at::Tensor product_convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  return picture(x, weight, bias, false);
+at::Tensor product_convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                               const PackedWeights::Ptr& packed) {
+  return picture(x, weight, bias, false, packed);
 }
 
-at::Tensor product_convolution_gradient(const at::Tensor& dy, const at::Tensor& weight) {
-  return picture(dy, weight, {}, true);
+at::Tensor product_convolution_gradient(const at::Tensor& dy, const at::Tensor& weight,
+                                        const PackedWeights::Ptr& packed) {
+  return picture(dy, weight, {}, true, packed);
 }
 
 }  // namespace swap

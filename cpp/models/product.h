@@ -3,22 +3,51 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
+
+#include <array>
+#include <mutex>
+
+#include "cpu/product_kernel.h"
 
 namespace swap {
 
+// A layer's weights as the kernel packs them, kept from its first product on. In a small model packing is as long as a
+// quarter of the products; a large one would be in memory three times.
+class PackedWeights : public torch::CustomClassHolder {
+ public:
+  using Ptr = c10::intrusive_ptr<PackedWeights>;  // null: packed anew for each product
+
+  // All groups of outputs of p's weights, which must be the same weights each time.
+  const at::BFloat16* get(const cpu::Product& p, const cpu::ProductKernel& kernel);
+
+ private:
+  std::mutex mutex_;
+  std::array<at::Tensor, 3> packed_;  // for the way forth, gated, and the way back
+};
+
+// Keeps them for the way back, where there are any.
+void save_packed(torch::autograd::AutogradContext& context, const PackedWeights::Ptr& packed);
+PackedWeights::Ptr saved_packed(const torch::autograd::AutogradContext& context);
+
 // Whether `x` and `weight` [out, in] or [out, in, k, k] are for this kernel: bfloat16 on a CPU, in and out multiples of
-// 32, at least 32 rows or pixels, the weights of an output dense (channels-last).
+// 32, the weights of an output dense (channels-last).
 bool product_takes(const at::Tensor& x, const at::Tensor& weight);
 
 // x [..., in], weight [out, in], bias [out] or undefined -> [..., out]; gated: [..., out / 2]
-at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated = false);
+at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated = false,
+                          const PackedWeights::Ptr& packed = {});
 // dy [..., out] -> dx [..., in]
-at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight);
+at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight,
+                                   const PackedWeights::Ptr& packed = {});
 
 // x [B, in, h, w] channels-last, weight [out, in, 3, 3] or [out, in, 1, 1] channels-last -> [B, out, h, w]
 // channels-last, with a border of one zero around x for 3 x 3
-at::Tensor product_convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
+at::Tensor product_convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                               const PackedWeights::Ptr& packed = {});
 // dy [B, out, h, w] -> dx [B, in, h, w]
-at::Tensor product_convolution_gradient(const at::Tensor& dy, const at::Tensor& weight);
+at::Tensor product_convolution_gradient(const at::Tensor& dy, const at::Tensor& weight,
+                                        const PackedWeights::Ptr& packed = {});
 
 }  // namespace swap

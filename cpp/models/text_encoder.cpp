@@ -1,8 +1,6 @@
 #include "models/text_encoder.h"
 
-#include <cmath>
-#include <limits>
-
+#include "attention/causal_attention.h"
 #include "models/gelu.h"
 #include "runtime/recompute.h"
 
@@ -38,14 +36,11 @@ TextEncoder::TextEncoder(const Scope& scope, const TextEncoderSpec& spec, at::Sc
 
 at::Tensor TextEncoder::embed(const at::Tensor& ids) const { return at::embedding(tokens_, ids).to(at::kFloat); }
 
-at::Tensor TextEncoder::apply(const Layer& layer, const at::Tensor& x, const at::Tensor& mask) const {
+at::Tensor TextEncoder::apply(const Layer& layer, const at::Tensor& x) const {
   const auto dtype = layer.q.weight.scalar_type();
   const auto y = layer.norm1(x).to(dtype);
-  const auto heads = [&](const Linear& projection) { return split_heads(projection(y).to(at::kFloat), spec_.heads); };
-  // Few tokens: the map is small, and the plain products are faster, there and back, than a fused attention.
-  const auto q = heads(layer.q) / std::sqrt(static_cast<double>(spec_.width / spec_.heads));
-  const auto map = at::softmax(at::matmul(q, heads(layer.k).transpose(2, 3)) + mask, 3);
-  const auto z = x + layer.out(join_heads(at::matmul(map, heads(layer.v))).to(dtype));
+  const auto heads = [&](const Linear& projection) { return split_heads(projection(y), spec_.heads); };
+  const auto z = x + layer.out(join_heads(causal_attention(heads(layer.q), heads(layer.k), heads(layer.v))));
   const auto h = layer.fc1(layer.norm2(z).to(dtype));
   return z + layer.fc2(spec_.activation == "quick_gelu" ? quick_gelu(h) : at::gelu(h));
 }
@@ -54,15 +49,13 @@ EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel,
   const auto used = static_cast<size_t>(spec_.layers - spec_.skip_layers);
   EncodedText result;
   auto x = embeddings + positions_.narrow(0, 0, embeddings.size(1));
-  const int64_t L = x.size(1);  // a token sees those before it
-  const auto mask = at::full({L, L}, -std::numeric_limits<double>::infinity(), x.options()).triu_(1);
   // A layer keeps some fourteen times its input for the gradient, and all layers' waits for the U-Net's way back.
   const bool sparing = 14 * x.nbytes() * layers_.size() > kKept;
   for (size_t i = 0; i < (whole ? layers_.size() : used); ++i) {
     if (i == used) result.states = x;
     x = cancel.at(x);
-    x = sparing ? recompute([this, i, mask](const at::Tensor& input) { return apply(layers_[i], input, mask); }, x)
-                : apply(layers_[i], x, mask);
+    x = sparing ? recompute([this, i](const at::Tensor& input) { return apply(layers_[i], input); }, x)
+                : apply(layers_[i], x);
   }
   if (!result.states.defined()) result.states = x;
   if (spec_.final_norm) result.states = final_norm_(result.states);

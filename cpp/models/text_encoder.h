@@ -43,7 +43,7 @@ class TextEncoder {
     Linear q, k, v, out, fc1, fc2;
   };
 
-  at::Tensor apply(const Layer& layer, const at::Tensor& x, const at::Tensor& mask) const;
+  at::Tensor apply(const Layer& layer, const at::Tensor& x) const;
   EncodedText run(const at::Tensor& embeddings, const Cancel& cancel, bool whole) const;
 
   TextEncoderSpec spec_;

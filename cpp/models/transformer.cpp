@@ -52,7 +52,7 @@ at::Tensor SpatialTransformer::operator()(const at::Tensor& x, AttentionContext&
     h = context.cancel.at(h);
     h = repeat_to(sum_into(self_attention(block.self, block.norm1(h)), h), B);
     h = sum_into(cross_attention(block.cross, block.norm2(h), context, first_layer_ + static_cast<int64_t>(i)), h);
-    h = sum_into(block.out(gated_linear(block.norm3(h), block.gate.weight, block.gate.bias)), h);
+    h = sum_into(block.out(gated_linear(block.norm3(h), block.gate.weight, block.gate.bias, block.gate.packed)), h);
   }
   if (linear_) h = linear_out_(h);
   h = h.view({h.size(0), x.size(2), x.size(3), x.size(1)}).permute({0, 3, 1, 2});

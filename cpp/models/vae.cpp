@@ -1,5 +1,7 @@
 #include "models/vae.h"
 
+#include "attention/self_attention.h"
+
 namespace swap {
 namespace {
 constexpr double kEps = 1e-6;  // of every norm in AutoencoderKL
@@ -14,8 +16,7 @@ Vae::Attention::Attention(const Scope& scope, int64_t c, int64_t groups)
 
 at::Tensor Vae::Attention::operator()(const at::Tensor& x) const {
   const auto pixels = norm(x).flatten(2).transpose(1, 2).contiguous();  // [B, N, C]
-  const auto attended =
-      at::scaled_dot_product_attention(q(pixels).unsqueeze(1), k(pixels).unsqueeze(1), v(pixels).unsqueeze(1));
+  const auto attended = self_attention(q(pixels).unsqueeze(1), k(pixels).unsqueeze(1), v(pixels).unsqueeze(1));
   return x + out(attended.squeeze(1)).transpose(1, 2).reshape(x.sizes());
 }
 

@@ -134,6 +134,17 @@ Trainer::Trainer(const DiffusionModel& model, const LearnRequest& request, Cance
   if (request_.resume) restore(*request_.resume);
 }
 
+TrainingDraw TrainingDraw::of(Share share) const {
+  const auto some = [&](const std::vector<int64_t>& all) {
+    return std::vector<int64_t>(all.begin() + share.first, all.begin() + share.first + share.count);
+  };
+  return {some(timesteps), some(templates), share.of(latents), share.of(noise)};
+}
+
+TrainingLoss TrainingLoss::operator*(double factor) const {
+  return {total * factor, reconstruction * factor, attention * factor};
+}
+
 TrainingDraw Trainer::draw(int64_t step) const {
   const int64_t B = request_.batch, T = model_.spec.noise.train_timesteps;
   auto generator = seeded(static_cast<uint64_t>(request_.seed), static_cast<uint64_t>(step));
@@ -220,17 +231,35 @@ TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
   return result;
 }
 
-std::vector<at::Tensor> Trainer::gradients(const TrainingLoss& loss) const {
-  return swap::gradients(loss.total, leaves(parameters_));
+Slope Trainer::slope(const TrainingDraw& draw) const {
+  const auto rows = static_cast<int64_t>(draw.timesteps.size());
+  const auto division = model_.shares(rows, draw.latents.size(2), draw.latents.size(3));
+  std::vector<Slope> shares(division.count());
+  division.run([&](int64_t index, Share share) {
+    auto loss = this->loss(draw.of(share));
+    // Losses are means over the samples: a share counts for as many as it has.
+    if (share.count < rows) loss = loss * (static_cast<double>(share.count) / static_cast<double>(rows));
+    shares[index] = {at::stack({loss.total, loss.reconstruction, loss.attention}).detach(),
+                     gradients(loss.total, leaves(parameters_))};
+  });
+  auto& sum = shares[0];
+  for (size_t i = 1; i < shares.size(); ++i) {
+    sum.losses += shares[i].losses;
+    for (size_t j = 0; j < parameters_.size(); ++j) {
+      const auto& more = shares[i].gradients[j];
+      if (!more.defined()) continue;
+      sum.gradients[j] = sum.gradients[j].defined() ? sum.gradients[j] + more : more;
+    }
+  }
+  return sum;
 }
 
 Progress Trainer::step() {
   const auto draw = this->draw(done_);
-  const auto loss = this->loss(draw);
-  const auto gradients = this->gradients(loss);
+  const auto [losses, gradients] = slope(draw);
   Progress progress;
   progress.phase = "step";
-  const auto values = to_host(at::stack({loss.total, loss.reconstruction, loss.attention}).detach());
+  const auto values = to_host(losses);
   progress.loss = values[0].item<double>();
   progress.reconstruction = values[1].item<double>();
   progress.attention = values[2].item<double>();

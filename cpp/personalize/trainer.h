@@ -18,10 +18,20 @@ namespace swap {
 struct TrainingDraw {
   std::vector<int64_t> timesteps, templates;  // [B]
   at::Tensor latents, noise;                  // [B, c, h, w] fp32; latents are scaled
+
+  TrainingDraw of(Share share) const;  // some of its samples
 };
 
 struct TrainingLoss {
   at::Tensor total, reconstruction, attention;  // scalars, fp32; attention is not weighted, and 0 when it is off
+
+  TrainingLoss operator*(double factor) const;
+};
+
+// What a draw says about the parameters.
+struct Slope {
+  at::Tensor losses;                  // [3], fp32: total, reconstruction, attention
+  std::vector<at::Tensor> gradients;  // of the total for parameters(), in their order; undefined where there is none
 };
 
 class Trainer {
@@ -31,9 +41,8 @@ class Trainer {
   Trainer(const DiffusionModel& model, const LearnRequest& request, Cancel cancel);
 
   TrainingDraw draw(int64_t step) const;
-  TrainingLoss loss(const TrainingDraw& draw) const;
-  // Gradients of `loss.total` for parameters(), in their order.
-  std::vector<at::Tensor> gradients(const TrainingLoss& loss) const;
+  // A small model's batch is computed in shares, one a thread; that changes sums by rounding.
+  Slope slope(const TrainingDraw& draw) const;
 
   // One optimiser step; returns the losses and the stage of the first sample.
   Progress step();
@@ -58,6 +67,7 @@ class Trainer {
   };
 
   at::Tensor states(const TrainingDraw& draw) const;
+  TrainingLoss loss(const TrainingDraw& draw) const;
 
   at::Tensor latent_mean_, latent_std_;  // of the photo, [1, c, h, w], scaled
   at::Tensor mask_;                      // [h, w] or undefined

@@ -12,11 +12,12 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "runtime/small_blocks.h"
+
 namespace swap {
 namespace {
 
-// Smaller tensors stay with LibTorch's own allocator.
-constexpr size_t kLeast = size_t(128) << 10, kPage = 4096, kHugePage = size_t(2) << 20;
+constexpr size_t kPage = 4096, kHugePage = size_t(2) << 20;
 // What may be kept beyond the peak. A small model's tensors are many and of many sizes: without it a hundred blocks a
 // step went back to the system and came again as pages to be zeroed.
 constexpr size_t kSlack = size_t(32) << 20;
@@ -44,17 +45,20 @@ void* map_pages(size_t size) {
 
 class BlockAllocator final : public c10::Allocator {
  public:
-  explicit BlockAllocator(c10::Allocator* other) : other_(other) {}
-
   c10::DataPtr allocate(size_t n) override {
-    if (n < kLeast) return other_->allocate(n);
-    const size_t size = (n + kPage - 1) / kPage * kPage;
-    void* const data = take(size);
-    return data ? c10::DataPtr(data, data, &give_back, at::Device(at::kCPU)) : other_->allocate(n);
+    if (n == 0) return {nullptr, at::Device(at::kCPU)};
+    const bool small = n <= kSmallBlock;
+    void* const data = small ? take_small_block(n) : take((n + kPage - 1) / kPage * kPage);
+    TORCH_CHECK_WITH(OutOfMemoryError, data, "can't allocate memory: ", n, " bytes were asked for");
+    return {data, data, small ? &give_small_block : &give_back, at::Device(at::kCPU)};
   }
 
-  // oneDNN's scratch memory comes without an owner, so this must tell ours from the other's.
-  c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
+  // oneDNN's scratch memory comes without an owner, so this must tell one from the other; for no bytes there is none.
+  c10::DeleterFnPtr raw_deleter() const override {
+    return [](void* data) {
+      if (data) is_small_block(data) ? give_small_block(data) : give_back(data);
+    };
+  }
 
   void copy_data(void* to, const void* from, size_t n) const override { std::memcpy(to, from, n); }
 
@@ -102,13 +106,8 @@ class BlockAllocator final : public c10::Allocator {
   }
 
   void keep(void* data) {
-    std::unique_lock lock(mutex_);
+    const std::lock_guard lock(mutex_);
     const auto found = live_.find(data);
-    if (found == live_.end()) {
-      lock.unlock();
-      other_->raw_deleter()(data);
-      return;
-    }
     const Block block{data, found->second};
     live_.erase(found);
     use_.live -= block.size;
@@ -125,7 +124,6 @@ class BlockAllocator final : public c10::Allocator {
     }
   }
 
-  c10::Allocator* other_;
   std::mutex mutex_;
   std::unordered_map<void*, size_t> live_;
   std::list<Block> kept_;  // the newest first
@@ -141,7 +139,7 @@ void BlockAllocator::give_back(void* data) { allocator->keep(data); }
 
 void keep_large_blocks() {
   static const bool done = [] {
-    allocator = new BlockAllocator(c10::GetAllocator(at::kCPU));
+    allocator = new BlockAllocator;
     c10::SetAllocator(at::kCPU, allocator, /*priority=*/1);
     return true;
   }();
@@ -150,6 +148,7 @@ void keep_large_blocks() {
 
 void release_kept_blocks() {
   if (allocator) allocator->release();
+  release_small_blocks();
 }
 
 SmallPages::SmallPages() { ++small_pages; }

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <optional>
 
+#include "models/layers.h"
 #include "runtime/tensors.h"
 #include "sample/controls.h"
 #include "sample/guidance.h"
@@ -104,30 +105,43 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
 
     for (int64_t i = scheduler->begin(); i < static_cast<int64_t>(timesteps.size()); ++i) {
       const auto& states = prompt.at(timesteps[i]);
-      AttentionContext context;
-      context.cancel = cancel;
-      auto noisy = scheduler->scale_model_input(latents, i);
-      const auto rows = [&](const at::Tensor& negative_states, const at::Tensor& states) {
-        const auto positive = states.expand({b, -1, -1});
-        return guided ? at::cat({negative_states.expand({b, -1, -1}), positive}) : positive;
-      };
       const TextStates& unwanted = guided ? negative->at(timesteps[i]) : states;
-      context.k_states = rows(unwanted.k, states.k);
-      context.v_states = rows(unwanted.v, states.v);
-      // Before the first cross-attention the two halves of a guided batch differ in these alone.
-      if (guided && states.pooled.defined()) noisy = at::cat({noisy, noisy});
+      const auto rows = [&](const at::Tensor& negative, const at::Tensor& positive) {
+        std::vector<at::Tensor> rows(guided ? b : 0, negative);
+        rows.insert(rows.end(), b, positive);
+        return at::cat(rows);
+      };
+      const auto k = rows(unwanted.k, states.k), v = rows(unwanted.v, states.v);
+      const int64_t B = k.size(0);
+      const auto shares = model.shares(B, height, width);
+      auto noisy = scheduler->scale_model_input(latents, i);
+      // Before the first cross-attention the two halves of a guided batch differ in pooled states alone; without those
+      // that part is computed once, unless the halves are computed apart.
+      if (states.pooled.defined() || shares.count() > 1) noisy = repeat_to(noisy, B);
+      const auto input = start.model_input(noisy);
       const auto t = at::full({noisy.size(0)}, timesteps[i], noisy.options().dtype(at::kFloat));
       Conditions conditions;
       if (states.pooled.defined()) {
-        const auto two = [&](const at::Tensor& unwanted, const at::Tensor& wanted) {
-          return rows(unwanted.unsqueeze(1), wanted.unsqueeze(1)).squeeze(1);
-        };
-        conditions.pooled = two(unwanted.pooled, states.pooled);
-        conditions.time_ids = two(unwanted_sizes, sizes);
+        conditions.pooled = rows(unwanted.pooled, states.pooled);
+        conditions.time_ids = rows(unwanted_sizes, sizes);
       }
       if (told) conditions.guidance = at::full_like(t, request.guidance_scale - 1);
-      controls.add(i - scheduler->begin(), calls, noisy, t, context, conditions);
-      auto output = model.unet(start.model_input(noisy), t, context, conditions);
+
+      std::vector<at::Tensor> outputs(shares.count());
+      shares.run([&](int64_t index, Share share) {
+        const auto some = [&](const at::Tensor& all) { return share.count < B ? share.of(all) : all; };
+        AttentionContext context;
+        context.cancel = cancel;
+        context.k_states = some(k);
+        context.v_states = some(v);
+        Conditions given;
+        given.pooled = some(conditions.pooled);
+        given.time_ids = some(conditions.time_ids);
+        given.guidance = some(conditions.guidance);
+        controls.add(i - scheduler->begin(), calls, some(noisy), some(t), context, given);
+        outputs[index] = model.unet(some(input), some(t), context, given);
+      });
+      auto output = at::cat(outputs);
       if (guided) output = guide(output, request.guidance_scale, request.guidance_rescale);
       latents = start.kept(scheduler->step(output, i, latents, noise), *scheduler, i);
       check_numbers(latents, "step " + std::to_string(i + 1));

@@ -39,6 +39,7 @@ class WeightStore {
   const Compute& compute() const { return compute_; }
   int64_t parameters() const { return parameters_; }
   int64_t bytes() const { return bytes_; }
+  int64_t file_bytes() const { return total_; }  // of the whole table
 
  private:
   // Numbers of an entry on their way into a tensor on the CPU.
@@ -83,6 +84,7 @@ class Scope {
                   at::MemoryFormat layout = at::MemoryFormat::Contiguous) const {
     return store_->read(prefix_ + name, shape, dtype_, layout);
   }
+  int64_t file_bytes() const { return store_->file_bytes(); }
   at::Tensor read_stored(const std::string& name, at::IntArrayRef shape) const {
     return store_->read_stored(prefix_ + name, shape, dtype_);
   }

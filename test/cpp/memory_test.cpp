@@ -42,6 +42,33 @@ TEST_CASE("a large tensor's memory is the next one's of about its size") {
   CHECK(swap::memory_use().peak == swap::memory_use().live);
 }
 
+TEST_CASE("small tensors of every size have their bytes to themselves, and their memory is the next one's") {
+  swap::keep_large_blocks();
+  const auto live = swap::memory_use().live;
+  std::vector<at::Tensor> tensors;
+  for (int64_t n = 1; n <= 128 << 10; n += 1 + n / 7) {
+    for (const int value : {1, 2}) tensors.push_back(at::full({n}, value, at::kByte));
+  }
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    CHECK(reinterpret_cast<uintptr_t>(tensors[i].data_ptr()) % 64 == 0);
+    CHECK((tensors[i] == static_cast<int>(1 + i % 2)).all().item<bool>());
+  }
+  CHECK(swap::memory_use().live == live);
+  auto x = bytes(5000);
+  const void* const where = x.data_ptr();
+  x = at::Tensor();
+  CHECK(bytes(4900).data_ptr() == where);
+}
+
+TEST_CASE("small tensors may be dropped by another thread, and outlive the one that made them") {
+  swap::keep_large_blocks();
+  at::Tensor made;
+  std::thread([&] { made = at::full({1000}, 3, at::kByte); }).join();
+  CHECK((made == 3).all().item<bool>());
+  std::thread([&] { made = at::Tensor(); }).join();
+  CHECK(at::full({1000}, 4, at::kByte).sum().item<int64_t>() == 4000);
+}
+
 TEST_CASE("memory without an owner, small and large, goes back to where it came from") {
   swap::keep_large_blocks();
   swap::release_kept_blocks();
@@ -49,6 +76,7 @@ TEST_CASE("memory without an owner, small and large, goes back to where it came 
   auto* const allocator = c10::GetAllocator(at::kCPU);
   void *const small = allocator->raw_allocate(1000), *const large = allocator->raw_allocate(3 * kMegabyte);
   CHECK(swap::memory_use().live == before + 3 * kMegabyte);
+  allocator->raw_deallocate(allocator->raw_allocate(0));
   allocator->raw_deallocate(small);
   allocator->raw_deallocate(large);
   CHECK(swap::memory_use().live == before);

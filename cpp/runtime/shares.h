@@ -1,0 +1,41 @@
+// A batch in shares, each computed on a thread of its own.
+//
+// Operators that last some microseconds lose by a second thread: it takes longer to wake than they last. A share of a
+// batch goes through all layers on one thread and wakes nobody.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <c10/util/FunctionRef.h>
+
+#include <cstdint>
+
+namespace swap {
+
+// Rows of a batch.
+struct Share {
+  int64_t first, count;
+
+  at::Tensor of(const at::Tensor& all) const { return all.defined() ? all.narrow(0, first, count) : all; }
+};
+
+class Shares {
+ public:
+  // One share, whose layers have all threads.
+  static Shares whole(int64_t rows) { return Shares(rows, 1, false); }
+  // One a thread, as equal as they can be, whose layers have that thread alone.
+  static Shares apart(int64_t rows);
+
+  int64_t count() const { return count_; }
+
+  // Calls run(index, share) for each, at once. What is thread-local in LibTorch (whether gradients are wanted) is as it
+  // is here. The first exception is thrown again when all are through.
+  void run(c10::function_ref<void(int64_t index, Share share)> run) const;
+
+ private:
+  Shares(int64_t rows, int64_t count, bool apart) : rows_(rows), count_(count), apart_(apart) {}
+
+  int64_t rows_, count_;
+  bool apart_;
+};
+
+}  // namespace swap

@@ -1,0 +1,93 @@
+// A batch in shares, each on a thread of its own.
+#include "runtime/shares.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <atomic>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "checks.h"
+#include "cpu/parallel.h"
+
+using swap::Share;
+using swap::Shares;
+
+namespace {
+
+struct Threads {
+  explicit Threads(int count) { at::set_num_threads(count); }
+  ~Threads() { at::set_num_threads(before); }
+  int before = at::get_num_threads();
+};
+
+}  // namespace
+
+TEST_CASE("every row is in one share, and shares are as equal as they can be") {
+  for (const int threads : {1, 2, 3, 8}) {
+    const Threads set(threads);
+    for (const int64_t rows : {1, 2, 3, 4, 7}) {
+      const auto shares = Shares::apart(rows);
+      CHECK(shares.count() == std::min<int64_t>(rows, threads));
+      std::vector<Share> found(shares.count());
+      shares.run([&](int64_t index, Share share) { found[index] = share; });
+      int64_t next = 0;
+      for (const auto& share : found) {
+        CHECK(share.first == next);
+        CHECK(share.count >= rows / shares.count());
+        CHECK(share.count <= rows / shares.count() + 1);
+        next += share.count;
+      }
+      CHECK(next == rows);
+    }
+  }
+}
+
+TEST_CASE("shares run at once, and what a share calls has its thread alone") {
+  const Threads set(2);
+  std::atomic<int> arrived{0};
+  std::vector<int64_t> inside(2, 0);
+  Shares::apart(4).run([&](int64_t index, Share) {
+    inside[index] = swap::cpu::worker_count(100);
+    // Each waits for the other: one after another would be for ever.
+    for (++arrived; arrived < 2;) std::this_thread::yield();
+  });
+  CHECK(inside == std::vector<int64_t>{1, 1});
+  int64_t alone = 0, whole = 0;
+  Shares::apart(1).run([&](int64_t, Share) { alone = swap::cpu::worker_count(100); });
+  Shares::whole(4).run([&](int64_t, Share share) { whole = share.count == 4 ? swap::cpu::worker_count(100) : 0; });
+  CHECK(alone == 1);
+  CHECK(whole == 2);
+}
+
+TEST_CASE("a share has the caller's modes, and gradients of its own") {
+  const Threads set(2);
+  const auto weight = at::randn({3}).requires_grad_(), x = at::randn({4, 3});
+  std::vector<at::Tensor> gradients(2);
+  Shares::apart(4).run([&](int64_t index, Share share) {
+    gradients[index] = torch::autograd::grad({(share.of(x) * weight).sum()}, {weight})[0];
+  });
+  CHECK(at::allclose(gradients[0] + gradients[1], x.sum(0)));
+  const c10::NoGradGuard no_grad;
+  std::vector<int> wanted(2, 1);
+  Shares::apart(2).run([&](int64_t index, Share) { wanted[index] = c10::GradMode::is_enabled(); });
+  CHECK(wanted == std::vector<int>{0, 0});
+}
+
+TEST_CASE("what a share throws comes out when all are through") {
+  const Threads set(2);
+  std::atomic<int> through{0};
+  const auto run = [&] {
+    Shares::apart(2).run([&](int64_t index, Share) {
+      ++through;
+      if (index == 0) throw std::runtime_error("no");
+    });
+  };
+  CHECK_THROWS_WITH(run(), "no");
+  CHECK(through == 2);
+}
