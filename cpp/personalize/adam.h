@@ -28,7 +28,7 @@ class Adam {
       if (!g.defined()) continue;
       first[i].mul_(kBeta1).add_(g, 1 - kBeta1);
       second[i].mul_(kBeta2).addcmul_(g, g, 1 - kBeta2);
-      const auto scale = (second[i].sqrt() / std::sqrt(correction2)).add_(kEps);
+      const auto scale = second[i].sqrt().div_(std::sqrt(correction2)).add_(kEps);
       parameters[i].addcdiv_(first[i], scale, -rate / correction1);
     }
   }

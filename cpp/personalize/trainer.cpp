@@ -281,11 +281,14 @@ Progress Trainer::step() {
 }
 
 bool Trainer::sound() const {
-  std::vector<at::Tensor> finite;
+  std::vector<at::Tensor> ends;  // the least and the greatest: either is NaN where a number is
   for (const auto& tensors : {leaves(parameters_), adam_.second}) {
-    for (const auto& t : tensors) finite.push_back(at::isfinite(t.detach()).all());
+    for (const auto& t : tensors) {
+      const auto [least, greatest] = at::aminmax(t.detach());
+      ends.insert(ends.end(), {least, greatest});
+    }
   }
-  return !to_host(at::stack(finite).all().eq(false)).item<bool>();
+  return !has_nan(at::stack(ends));
 }
 
 TrainerState Trainer::state() const {
