@@ -192,7 +192,8 @@ void multiply_block(const Product& p, int64_t block, const BFloat16* rows, int64
     Pixels<kPixels> pixels[kTiles];
     const BFloat16* x[kTiles];
     for (int i = 0; i < here; ++i) {
-      const int64_t tile = first + i, position = whole ? tile / a_line * pitch(p) + tile % a_line * kPixels : tile * kPixels;
+      const int64_t tile = first + i,
+                    position = whole ? tile / a_line * pitch(p) + tile % a_line * kPixels : tile * kPixels;
       pixels[i] = Pixels<kPixels>(p, part, layout, rows, position);
       x[i] = pixels[i].x;
     }

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "amx_emulated.h"
 #include "checks.h"
 #include "cpu/kernels.h"
 #include "difference.h"
@@ -31,6 +32,15 @@ bool has_kernel() {
   const bool found = swap::product_takes(random({32, 32}), random({32, 32}));
   if (!found) MESSAGE("not run: this processor has neither AMX nor AVX512-BF16");
   return found;
+}
+
+// Those of this processor, and AMX's with tiles in memory.
+std::vector<const swap::cpu::ProductKernel*> all_kernels() {
+  auto kernels = swap::cpu::product_kernels();
+#ifdef SWAP_X86
+  kernels.push_back(&swap::cpu::kProductAmxEmulated);
+#endif
+  return kernels;
 }
 
 }  // namespace
@@ -142,41 +152,66 @@ TEST_CASE("layers that keep their weights packed have the same results, forth an
         random({1, 128, 9, 7}));
 }
 
-TEST_CASE("products leave alone what lies beside their results, and take no number from beside their factors") {
+TEST_CASE("every kernel's products leave alone what lies beside their results, and take no number from beside") {
   if (!has_kernel()) return;
-  // A picture whose lines go on into each other, in blocks of which the last ones are shorter, and a matrix.
-  for (const auto* kernel : swap::cpu::product_kernels())
-    for (const bool picture : {true, false}) {
+  struct Case {
+    int64_t samples, height, width, depth, outputs, kernel, block_lines, block_width;
+    bool transposed = false, gated = false;
+  };
+  for (const auto* kernel : all_kernels()) {
+    for (const auto& c : std::vector<Case>{
+             {1, 7, 70, 64, 96, 3, 3, 35},        // lines that go on into each other, the last blocks shorter
+             {1, 7, 70, 64, 96, 3, 3, 35, true},  // and its way back
+             {2, 4, 4, 32, 64, 3, 4, 4},          // tiles that reach beyond the picture
+             {2, 16, 16, 352, 32, 3, 16, 16},     // more than one stretch of channels
+             {1, 8, 8, 320, 64, 3, 8, 8, true},
+             {1, 1, 1, 32, 32, 3, 1, 1},
+             {1, 13, 1, 96, 64, 1, 1, 32},  // a matrix of few rows
+             {1, 1, 1, 640, 32, 1, 1, 32, true},
+             {1, 300, 1, 64, 96, 1, 3, 32},  // of many
+             {1, 77, 1, 320, 128, 1, 2, 32, false, true},
+         }) {
       CAPTURE(kernel->name);
-      CAPTURE(picture);
-      const int64_t height = 7, width = 70, depth = 64, outputs = 96;
-      const auto x = random({1, depth, height, width}),
-                 weight = random({outputs, depth, picture ? 3 : 1, picture ? 3 : 1});
+      CAPTURE(c.height);
+      CAPTURE(c.depth);
+      CAPTURE(c.transposed);
+      CAPTURE(c.kernel);
+      const bool picture = c.kernel == 3;
+      const auto x = random({c.samples, c.depth, c.height, c.width});
+      const auto weight = c.transposed ? random({c.depth, c.outputs, c.kernel, c.kernel})
+                                       : random({c.outputs, c.depth, c.kernel, c.kernel});
       swap::cpu::Product p;
-      p.pixels = height * width, p.depth = depth, p.outputs = outputs;
-      p.taps = picture ? 9 : 1;
-      p.height = picture ? height : (p.pixels + 31) / 32, p.width = picture ? width : 32;
-      p.block_lines = 3, p.block_width = picture ? 35 : 32;
-      p.weight_row = p.taps * depth, p.weight_tap = depth;
+      p.samples = c.samples, p.pixels = c.height * c.width, p.depth = c.depth, p.outputs = c.outputs;
+      p.taps = c.kernel * c.kernel, p.transposed = c.transposed, p.gated = c.gated;
+      p.height = picture ? c.height : (p.pixels + 31) / 32, p.width = picture ? c.width : 32;
+      p.block_lines = c.block_lines, p.block_width = c.block_width;
+      p.weight_row = p.taps * weight.size(1), p.weight_tap = weight.size(1);
       p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr();
 
       // Of exactly the sizes that are asked for, full of NaN, between numbers that must stay.
       const auto buffer = [](int64_t size) { return at::full({size}, NAN, at::kBFloat16); };
-      const auto blocks = buffer(swap::cpu::block_size(p)), weights = buffer(3 * swap::cpu::group_size(p));
-      const auto y = at::full({p.pixels + 2, outputs}, 7, at::kBFloat16);
-      p.y = y.mutable_data_ptr<at::BFloat16>() + outputs;
-      kernel->pack_weights(p, 0, 3, weights.mutable_data_ptr());
+      const int64_t groups = c.outputs / swap::cpu::kGroup, width = c.gated ? c.outputs / 2 : c.outputs;
+      const auto blocks = buffer(swap::cpu::block_size(p)), weights = buffer(groups * swap::cpu::group_size(p));
+      const auto y = at::full({c.samples * p.pixels + 2, width}, 7, at::kBFloat16);
+      p.y = y.mutable_data_ptr<at::BFloat16>() + width;
+      kernel->pack_weights(p, 0, groups, weights.mutable_data_ptr());
       for (int64_t block = 0; block < swap::cpu::block_count(p); ++block) {
         blocks.fill_(NAN);
         kernel->pack_block(p, block, blocks.mutable_data_ptr());
-        kernel->multiply(p, block, blocks.const_data_ptr(), 0, 3, weights.const_data_ptr());
+        kernel->multiply(p, block, blocks.const_data_ptr(), 0, groups, weights.const_data_ptr());
       }
       CHECK((y[0] == 7).all().item<bool>());
-      CHECK((y[p.pixels + 1] == 7).all().item<bool>());
-      const auto expected = at::conv2d(exact(x), exact(weight), {}, 1, picture ? 1 : 0);
-      const auto found = y.slice(0, 1, p.pixels + 1).view({1, height, width, outputs}).permute({0, 3, 1, 2});
-      CHECK(difference(found, expected) < kRounding);
+      CHECK((y[c.samples * p.pixels + 1] == 7).all().item<bool>());
+      auto expected = c.transposed ? at::conv_transpose2d(exact(x), exact(weight), {}, 1, c.kernel / 2)
+                                   : at::conv2d(exact(x), exact(weight), {}, 1, c.kernel / 2);
+      if (c.gated) {
+        const auto halves = expected.chunk(2, 1);
+        expected = halves[0] * at::gelu(halves[1]);
+      }
+      const auto found = y.slice(0, 1, c.samples * p.pixels + 1).view({c.samples, c.height, c.width, width});
+      CHECK(difference(found.permute({0, 3, 1, 2}), expected) < kRounding);
     }
+  }
 }
 
 TEST_CASE("products of factors that do not fit are refused") {
