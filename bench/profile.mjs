@@ -62,7 +62,7 @@ const KINDS = {
   convolution: 'convolutions',
   linear: 'linear layers',
   self: 'self-attention',
-  cross: 'cross-attention with its loss',
+  cross: 'cross-attention with its loss, and the text',
   norm: 'group and layer norms',
   pointwise: 'SiLU, GELU, additions, multiplications',
   copies: 'copies, casts, concatenation, upsampling',

@@ -78,7 +78,7 @@ class TorchEngine final : public Engine {
   Status load(const LoadRequest& request, const Hooks& hooks, EngineInfo& info) noexcept override {
     return guard([&] {
       const ReleaseAtEnd release;
-      keep_large_blocks();
+      keep_blocks();
       model_.reset();
       const auto check = [](bool ok, const char* what) {
         if (!ok) throw Error("SWAP_ENGINE_ARGUMENT", std::string("spec: ") + what);

@@ -23,8 +23,6 @@ constexpr int64_t kLeastRows = 512;
 // and there are about this many items, so that many threads have work.
 constexpr int64_t kItems = 64;
 
-at::Tensor dense_rows(const at::Tensor& x) { return x.stride(-1) == 1 || x.size(-1) == 1 ? x : x.contiguous(); }
-
 cpu::Rows<const void> rows_of(const at::Tensor& x) {
   return {x.const_data_ptr(), x.size(0) == 1 ? 0 : x.stride(0), x.stride(1), x.stride(2)};
 }
@@ -43,6 +41,8 @@ struct Inputs {
     if (k_ref.defined()) this->k_ref = dense_rows(k_ref);
     if (weights.defined()) this->weights = weights.contiguous();
   }
+
+  const char* name() const { return causal ? "swap::causal_attention" : "swap::cross_attention"; }
 
   Problem problem() const {
     Problem p;
@@ -75,7 +75,7 @@ void run(const Problem& p, const cpu::Kernel& kernel, bool backward) {
 }
 
 SplitAttentionResult compute_forward(const cpu::Kernel& kernel, const Inputs& inputs) {
-  SWAP_RECORD("swap::cross_attention", inputs.q, inputs.k);
+  SWAP_RECORD(inputs.name(), inputs.q, inputs.k);
   Problem p = inputs.problem();
   SplitAttentionResult result{rows_with_heads(inputs.q), {}};
   p.out = mutable_rows_of(result.out);
@@ -110,7 +110,7 @@ struct Gradients {
 
 Gradients compute_backward(const cpu::Kernel& kernel, const Inputs& inputs, const at::Tensor& dout,
                            const at::Tensor& dloss, bool for_q, bool for_kv) {
-  SWAP_RECORD("swap::cross_attention", inputs.q, inputs.k);
+  SWAP_RECORD(inputs.name(), inputs.q, inputs.k);
   Problem p = inputs.problem();
   const auto g = dout.defined() ? dense_rows(dout) : at::zeros({1}, inputs.q.options()).expand(inputs.q.sizes());
   const auto out_gradient = dense_rows(g);
@@ -200,6 +200,8 @@ const cpu::Kernel* fused_cpu_kernel(const at::Tensor& q, const at::Tensor& k, co
 SplitAttentionResult split_attention_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
                                                const at::Tensor& v, const at::Tensor& k_ref, const at::Tensor& weights,
                                                bool causal) {
+  TORCH_CHECK(!causal || q.size(2) == k.size(2), "causal attention of ", q.size(2), " queries to ", k.size(2),
+              " tokens");
   const bool differentiated =
       c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
   if (!differentiated) return compute_forward(kernel, Inputs(q, k, v, k_ref, weights, causal));

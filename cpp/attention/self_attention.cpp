@@ -21,8 +21,6 @@ using cpu::FlashProblem;
 // About so many items, so that many threads have work. Back each has a sum for dQ of its own, so fewer.
 constexpr int64_t kForwardItems = 64, kBackwardItems = 16;
 
-at::Tensor dense_rows(const at::Tensor& x) { return x.stride(-1) == 1 || x.size(-1) == 1 ? x : x.contiguous(); }
-
 cpu::Rows<const void> rows_of(const at::Tensor& x) {
   return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
 }

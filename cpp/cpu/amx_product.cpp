@@ -19,6 +19,7 @@ namespace {
 
 struct AmxProduct {
   static constexpr int kPixels = 16, kTiles = 2;
+  static constexpr bool kAsksAhead = false;
 
   static void enter() { _tile_loadconfig(&swap::cpu::kTiles); }
   static void leave() { _tile_release(); }

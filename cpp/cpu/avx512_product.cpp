@@ -18,6 +18,7 @@ namespace {
 struct PairsProduct {
   // So many that weights which the nearest cache holds meet all of them before the next ones come.
   static constexpr int kPixels = 8, kTiles = 16;
+  static constexpr bool kAsksAhead = true;
   // Taps times 32 channels that go through together: 18 KB of weights.
   static constexpr int kStretch = 9;
 

@@ -70,7 +70,8 @@ void run_parallel(int64_t items, c10::function_ref<void(int64_t, int64_t)> run) 
 }
 
 void run_apart(int64_t items, c10::function_ref<void(int64_t)> run) {
-  // Within a loop of LibTorch's threads there are no others; a loop needs two of them.
+  // Within a loop of LibTorch's threads there are no others. A loop needs two of them, so for one item a second thread
+  // is woken, once; either may take it.
   const int64_t workers = worker_count(std::max<int64_t>(items, 2));
   run_by(workers, items, [&](int64_t item, int64_t) { run(item); });
 }

@@ -220,7 +220,7 @@ void multiply(const Product& p, int64_t block, const void* rows, int64_t group, 
 
 template <class Kernel>
 constexpr ProductKernel make_product_kernel(const char* name) {
-  return {name, pack_block, pack_weights, multiply<Kernel>};
+  return {name, Kernel::kAsksAhead, pack_block, pack_weights, multiply<Kernel>};
 }
 
 }  // namespace

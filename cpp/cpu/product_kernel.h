@@ -47,6 +47,8 @@ static constexpr int64_t group_size(const Product& p) { return kGroup * p.taps *
 
 struct ProductKernel {
   const char* name;
+  bool
+      asks_ahead;  // for the weights that it will multiply with next: else packing them anew is as fast as keeping them
   void (*pack_block)(const Product&, int64_t block, void* to);
   // `count` groups of outputs, one after another
   void (*pack_weights)(const Product&, int64_t group, int64_t count, void* to);

@@ -8,10 +8,11 @@
 namespace swap {
 namespace {
 
-// Numbers of one latent's largest activation up to which threads work on shares of a batch. Measured with the embedded
-// model's U-Net on two cores: guided, 128 x 128 pixels (16,384) took half as long so, 256 x 256 (65,536) 0.6 times; one
-// row alone 0.65 and 0.9 times, from 384 x 384 on longer.
-constexpr int64_t kSmallRow = 1 << 17;
+// Numbers of an activation at the U-Net's first level, of one row, up to which threads work on shares of a batch.
+// Measured with the embedded model on two cores: guided, 128 x 128 pixels (16,384) took half as long so, 256 x 256
+// (65,536) 0.6 times, 512 x 512 0.9 times; one row alone 0.65 and 0.9 times, from 384 x 384 on longer. So where threads
+// are left without a row the limit is lower; more than two threads were not measured.
+constexpr int64_t kSmallRow = 1 << 17, kLeastSmallRow = 1 << 15;
 
 std::vector<TextEncoder> read_text_encoders(WeightStore& store, const ModelSpec& spec) {
   std::vector<TextEncoder> encoders;
@@ -27,6 +28,7 @@ std::vector<TextEncoder> read_text_encoders(WeightStore& store, const ModelSpec&
 DiffusionModel::DiffusionModel(WeightStore& store, const ModelSpec& spec)
     : spec(spec),
       compute(store.compute()),
+      small(store.small()),
       text(read_text_encoders(store, spec)),
       unet(Scope(store, "unet.", compute.dtype), spec.unet),
       vae(Scope(store, "vae.", vae_dtype(compute.dtype)), spec.vae),
@@ -59,8 +61,9 @@ int64_t DiffusionModel::pooling_encoder() const {
 }
 
 Shares DiffusionModel::shares(int64_t rows, int64_t height, int64_t width) const {
-  const bool large = height * width * spec.unet.levels[0].channels > kSmallRow;
-  return large || !compute.device.is_cpu() ? Shares::whole(rows) : Shares::apart(rows);
+  const int64_t numbers = height * width * spec.unet.levels[0].channels, threads = compute.threads;
+  const int64_t limit = rows < threads ? std::max(kSmallRow * rows / threads, kLeastSmallRow) : kSmallRow;
+  return small && compute.device.is_cpu() && numbers <= limit ? Shares::apart(rows) : Shares::whole(rows);
 }
 
 int64_t DiffusionModel::stage(double timestep, int64_t stages) const {

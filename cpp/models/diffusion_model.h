@@ -19,6 +19,7 @@ struct DiffusionModel {
 
   ModelSpec spec;
   Compute compute;
+  bool small;  // as WeightStore::small() says
   std::vector<TextEncoder> text;
   UNet unet;
   Vae vae;
@@ -36,8 +37,8 @@ struct DiffusionModel {
   // The encoder whose pooled state the U-Net takes; -1: none.
   int64_t pooling_encoder() const;
 
-  // How a batch for the U-Net is divided, `rows` latents of `height` x `width`: as a whole where its layers are large
-  // enough to keep all threads busy by themselves.
+  // How a batch for the U-Net is divided, `rows` latents of `height` x `width`: as a whole where the model or its
+  // activations are large enough to keep all threads busy by themselves.
   Shares shares(int64_t rows, int64_t height, int64_t width) const;
 
   // Stage of a timestep for a subject of S stages: stage 0 has the least noise.

@@ -13,11 +13,8 @@
 
 namespace swap {
 
-// Bytes of a model's files up to which its layers keep their weights packed.
-constexpr int64_t kSmallModel = int64_t(128) << 20;
-
 inline PackedWeights::Ptr keep_packed(const Scope& scope) {
-  return scope.file_bytes() <= kSmallModel ? c10::make_intrusive<PackedWeights>() : PackedWeights::Ptr();
+  return scope.small() ? c10::make_intrusive<PackedWeights>() : PackedWeights::Ptr();
 }
 
 struct Linear {

@@ -56,7 +56,7 @@ void set_blocks(Product& p, int64_t wanted) {
 // The smaller factor is packed first, for all; the larger one piece by piece, by the thread that multiplies with it.
 void run(Product& p, const at::TensorOptions& options, const PackedWeights::Ptr& packed) {
   const auto& kernel = *cpu::product_kernels().front();
-  const auto* const kept = packed ? packed->get(p, kernel) : nullptr;
+  const auto* const kept = packed && kernel.asks_ahead ? packed->get(p, kernel) : nullptr;
   const bool serial = 2 * p.samples * p.pixels * p.taps * p.depth * p.outputs < kSerial;
   const int64_t workers = serial ? 1 : cpu::worker_count(std::numeric_limits<int64_t>::max());
   const auto each = [&](int64_t items, c10::function_ref<void(int64_t, int64_t)> work) {

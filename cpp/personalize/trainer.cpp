@@ -141,10 +141,6 @@ TrainingDraw TrainingDraw::of(Share share) const {
   return {some(timesteps), some(templates), share.of(latents), share.of(noise)};
 }
 
-TrainingLoss TrainingLoss::operator*(double factor) const {
-  return {total * factor, reconstruction * factor, attention * factor};
-}
-
 TrainingDraw Trainer::draw(int64_t step) const {
   const int64_t B = request_.batch, T = model_.spec.noise.train_timesteps;
   auto generator = seeded(static_cast<uint64_t>(request_.seed), static_cast<uint64_t>(step));
@@ -236,11 +232,11 @@ Slope Trainer::slope(const TrainingDraw& draw) const {
   const auto division = model_.shares(rows, draw.latents.size(2), draw.latents.size(3));
   std::vector<Slope> shares(division.count());
   division.run([&](int64_t index, Share share) {
-    auto loss = this->loss(draw.of(share));
+    const auto loss = this->loss(draw.of(share));
     // Losses are means over the samples: a share counts for as many as it has.
-    if (share.count < rows) loss = loss * (static_cast<double>(share.count) / static_cast<double>(rows));
-    shares[index] = {at::stack({loss.total, loss.reconstruction, loss.attention}).detach(),
-                     gradients(loss.total, leaves(parameters_))};
+    const double part = static_cast<double>(share.count) / static_cast<double>(rows);
+    shares[index] = {at::stack({loss.total, loss.reconstruction, loss.attention}).detach() * part,
+                     gradients(loss.total * part, leaves(parameters_))};
   });
   auto& sum = shares[0];
   for (size_t i = 1; i < shares.size(); ++i) {

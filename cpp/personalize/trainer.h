@@ -24,8 +24,6 @@ struct TrainingDraw {
 
 struct TrainingLoss {
   at::Tensor total, reconstruction, attention;  // scalars, fp32; attention is not weighted, and 0 when it is off
-
-  TrainingLoss operator*(double factor) const;
 };
 
 // What a draw says about the parameters.

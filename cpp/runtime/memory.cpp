@@ -45,6 +45,8 @@ void* map_pages(size_t size) {
 
 class BlockAllocator final : public c10::Allocator {
  public:
+  explicit BlockAllocator(c10::Allocator* other) : other_(other) {}
+
   c10::DataPtr allocate(size_t n) override {
     if (n == 0) return {nullptr, at::Device(at::kCPU)};
     const bool small = n <= kSmallBlock;
@@ -106,8 +108,13 @@ class BlockAllocator final : public c10::Allocator {
   }
 
   void keep(void* data) {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     const auto found = live_.find(data);
+    if (found == live_.end()) {  // from before this allocator
+      lock.unlock();
+      other_->raw_deleter()(data);
+      return;
+    }
     const Block block{data, found->second};
     live_.erase(found);
     use_.live -= block.size;
@@ -124,6 +131,7 @@ class BlockAllocator final : public c10::Allocator {
     }
   }
 
+  c10::Allocator* other_;  // LibTorch's own
   std::mutex mutex_;
   std::unordered_map<void*, size_t> live_;
   std::list<Block> kept_;  // the newest first
@@ -137,9 +145,9 @@ void BlockAllocator::give_back(void* data) { allocator->keep(data); }
 
 }  // namespace
 
-void keep_large_blocks() {
+void keep_blocks() {
   static const bool done = [] {
-    allocator = new BlockAllocator;
+    allocator = new BlockAllocator(c10::GetAllocator(at::kCPU));
     c10::SetAllocator(at::kCPU, allocator, /*priority=*/1);
     return true;
   }();
@@ -168,7 +176,7 @@ MemoryUse memory_use() { return allocator ? allocator->use() : MemoryUse(); }
 #else
 
 namespace swap {
-void keep_large_blocks() {}
+void keep_blocks() {}
 void release_kept_blocks() {}
 void take_pages(void*, size_t) {}
 SmallPages::SmallPages() = default;

@@ -14,8 +14,12 @@ namespace {
 constexpr size_t kLine = 64;
 // Sizes: four from each power of two to the next, from 64 bytes on.
 constexpr int kSizes = 4 * (std::countr_zero(kSmallBlock) - std::countr_zero(kLine)) + 1;
-// Bytes that a thread keeps at most.
-constexpr size_t kMost = size_t(32) << 20;
+// Bytes that a thread keeps at most; none where AddressSanitizer looks at what is free.
+#ifdef __SANITIZE_ADDRESS__
+constexpr size_t kMost = 0;
+#else
+constexpr size_t kMost = size_t(16) << 20;
+#endif
 
 struct Header {
   int size;

@@ -37,8 +37,9 @@ int64_t batch_size(const DiffusionModel& model, const GenerateRequest& request, 
                 "ask for a smaller width and height");
   }
   if (request.batch > 0) return std::min(request.batch, count);
-  // Half of what is free; more than four at once gains nothing on a CPU.
-  return std::clamp<int64_t>(available / 2 / std::max<int64_t>(one, 1), 1, std::min<int64_t>(count, 4));
+  // Half of what is free; more than four at once gain nothing on a CPU, unless each thread has some to itself.
+  const int64_t most = model.small ? std::max<int64_t>(4, model.compute.threads) : 4;
+  return std::clamp<int64_t>(available / 2 / std::max<int64_t>(one, 1), 1, std::min<int64_t>(count, most));
 }
 
 void check_numbers(const at::Tensor& values, const std::string& after) {
@@ -106,10 +107,10 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
     for (int64_t i = scheduler->begin(); i < static_cast<int64_t>(timesteps.size()); ++i) {
       const auto& states = prompt.at(timesteps[i]);
       const TextStates& unwanted = guided ? negative->at(timesteps[i]) : states;
-      const auto rows = [&](const at::Tensor& negative, const at::Tensor& positive) {
-        std::vector<at::Tensor> rows(guided ? b : 0, negative);
-        rows.insert(rows.end(), b, positive);
-        return at::cat(rows);
+      const auto rows = [&](const at::Tensor& unwanted, const at::Tensor& wanted) {
+        std::vector<at::Tensor> all(guided ? b : 0, unwanted);
+        all.insert(all.end(), b, wanted);
+        return at::cat(all);
       };
       const auto k = rows(unwanted.k, states.k), v = rows(unwanted.v, states.v);
       const int64_t B = k.size(0);

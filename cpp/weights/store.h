@@ -18,6 +18,9 @@
 
 namespace swap {
 
+// Bytes of a small model's tensors in its files, at most.
+constexpr int64_t kSmallModel = int64_t(128) << 20;
+
 class WeightStore {
  public:
   // `progress` is called with (bytes read, bytes in all).
@@ -39,7 +42,8 @@ class WeightStore {
   const Compute& compute() const { return compute_; }
   int64_t parameters() const { return parameters_; }
   int64_t bytes() const { return bytes_; }
-  int64_t file_bytes() const { return total_; }  // of the whole table
+  // A small model's layers keep their weights packed as well, and threads work on shares of its batches.
+  bool small() const { return total_ <= kSmallModel; }
 
  private:
   // Numbers of an entry on their way into a tensor on the CPU.
@@ -84,7 +88,7 @@ class Scope {
                   at::MemoryFormat layout = at::MemoryFormat::Contiguous) const {
     return store_->read(prefix_ + name, shape, dtype_, layout);
   }
-  int64_t file_bytes() const { return store_->file_bytes(); }
+  bool small() const { return store_->small(); }
   at::Tensor read_stored(const std::string& name, at::IntArrayRef shape) const {
     return store_->read_stored(prefix_ + name, shape, dtype_);
   }

@@ -19,8 +19,8 @@ constexpr int64_t kMegabyte = int64_t(1) << 20;
 }  // namespace
 
 TEST_CASE("a large tensor's memory is the next one's of about its size") {
-  swap::keep_large_blocks();
-  swap::keep_large_blocks();
+  swap::keep_blocks();
+  swap::keep_blocks();
   swap::release_kept_blocks();
   const auto before = swap::memory_use();
   auto x = bytes(8 * kMegabyte);
@@ -43,7 +43,7 @@ TEST_CASE("a large tensor's memory is the next one's of about its size") {
 }
 
 TEST_CASE("small tensors of every size have their bytes to themselves, and their memory is the next one's") {
-  swap::keep_large_blocks();
+  swap::keep_blocks();
   const auto live = swap::memory_use().live;
   std::vector<at::Tensor> tensors;
   for (int64_t n = 1; n <= 128 << 10; n += 1 + n / 7) {
@@ -61,7 +61,7 @@ TEST_CASE("small tensors of every size have their bytes to themselves, and their
 }
 
 TEST_CASE("small tensors may be dropped by another thread, and outlive the one that made them") {
-  swap::keep_large_blocks();
+  swap::keep_blocks();
   at::Tensor made;
   std::thread([&] { made = at::full({1000}, 3, at::kByte); }).join();
   CHECK((made == 3).all().item<bool>());
@@ -70,7 +70,7 @@ TEST_CASE("small tensors may be dropped by another thread, and outlive the one t
 }
 
 TEST_CASE("memory without an owner, small and large, goes back to where it came from") {
-  swap::keep_large_blocks();
+  swap::keep_blocks();
   swap::release_kept_blocks();
   const auto before = swap::memory_use().live;
   auto* const allocator = c10::GetAllocator(at::kCPU);
@@ -85,7 +85,7 @@ TEST_CASE("memory without an owner, small and large, goes back to where it came 
 }
 
 TEST_CASE("what is kept hardly adds to the peak") {
-  swap::keep_large_blocks();
+  swap::keep_blocks();
   swap::release_kept_blocks();
   const auto before = swap::memory_use().live;
   { const auto a = bytes(40 * kMegabyte), b = bytes(60 * kMegabyte); }
@@ -106,7 +106,7 @@ TEST_CASE("what is kept hardly adds to the peak") {
 }
 
 TEST_CASE("tensors come and go on many threads") {
-  swap::keep_large_blocks();
+  swap::keep_blocks();
   swap::release_kept_blocks();
   const auto before = swap::memory_use().live;
   std::vector<std::thread> threads;

@@ -26,7 +26,7 @@ describeParity('SDXL', () => {
   const scratch = mkdtempSync(join(tmpdir(), 'swap-sdxl-'))
   let personalizer: Personalizer
   beforeAll(async () => {
-    personalizer = await Personalizer.open({ model: model('xl'), dtype: 'float32', threads: 1 })
+    personalizer = await Personalizer.open({ model: model('xl'), dtype: 'float32', threads: 2 })
   })
   afterAll(async () => {
     await personalizer?.close()

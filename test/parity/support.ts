@@ -177,7 +177,9 @@ export class Opened {
     const loras = await readLoras(model, options.loras ?? [])
     const { libraries } = await findLibtorch()
     const engine = loadAddon().createEngine({ libraries, engine: enginePath(addonFolder(), 'cpu') })
-    const request = { spec: model.spec, tensors: model.tensors, device: 'cpu', dtype, threads: 1 } as const
+    // Two threads compute a small model's batch in shares, one computes it as a whole.
+    const threads = dtype === 'float32' ? 2 : 1
+    const request = { spec: model.spec, tensors: model.tensors, device: 'cpu', dtype, threads } as const
     await engine.load(withLoras(request, loras), () => {}).promise
     return new Opened(model, engine)
   }
