@@ -7,7 +7,7 @@ export function chart({ opened, results }, labels, title) {
     names.filter((name) => cells[name]).map((name) => ({ key, name, seconds: cells[name].seconds })),
   )
   const longest = Math.max(...bars.map(({ seconds }) => seconds))
-  const [left, width, height] = [200, 430, 22]
+  const [left, width, height] = [230, 400, 22]
   let y = 14
   let previous
   const parts = bars.map(({ key, name, seconds }) => {
