@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/parallel.h"
+#include "models/linear.h"
 
 namespace swap {
 namespace {
@@ -14,79 +15,98 @@ namespace {
 // In oneDNN a wide convolution over few pixels spends its time on packing its weights anew for each call: 59 MB for 64
 // pixels at the bottom of SD 1.5. As a product with the pixels' neighbourhoods the weights are read once, as they lie.
 constexpr int64_t kFewPixels = 512, kWeightsPerPixel = 8192;
+// Convolutions in steps of two are such products where the product is our own; of the neighbourhoods so many numbers.
+constexpr int64_t kNeighbours = int64_t(1) << 24;
 
-bool by_own_kernel(const at::Tensor& x, const at::Tensor& weight, int64_t stride, int64_t padding) {
+// Of a convolution of 3 x 3, or 1 x 1, over [B, C, h, w].
+struct Steps {
+  int64_t stride, padding;
+
+  int64_t outputs(int64_t size, int64_t kernel) const { return (size + 2 * padding - kernel) / stride + 1; }
+};
+
+bool by_own_kernel(const at::Tensor& x, const at::Tensor& weight, Steps steps) {
   const int64_t kernel = weight.size(2);
-  return kernel == weight.size(3) && (kernel == 1 || kernel == 3) && stride == 1 && padding == kernel / 2 &&
+  return kernel == weight.size(3) && (kernel == 1 || kernel == 3) && steps.stride == 1 && steps.padding == kernel / 2 &&
          product_takes(x, weight);
-}
-
-bool by_neighbourhoods(at::IntArrayRef x, const at::Tensor& weight, int64_t stride, int64_t padding) {
-  const int64_t pixels = x[0] * x[2] * x[3];
-  return weight.device().is_cpu() && weight.size(2) == 3 && stride == 1 && padding == 1 && pixels <= kFewPixels &&
-         weight.numel() >= kWeightsPerPixel * pixels;
 }
 
 // [out, in, 3, 3] channels-last -> [out, 9 in], a view
 at::Tensor rows(const at::Tensor& weight) { return weight.permute({0, 2, 3, 1}).reshape({weight.size(0), -1}); }
 
+// `some`: x, or the gradient of the output, whose type and device decide.
+bool by_neighbourhoods(at::IntArrayRef x, const at::Tensor& weight, Steps steps, const at::Tensor& some) {
+  if (!weight.device().is_cpu() || weight.size(2) != 3 || weight.size(3) != 3 || steps.padding > 1) return false;
+  const int64_t pixels = x[0] * steps.outputs(x[2], 3) * steps.outputs(x[3], 3);
+  if (pixels < 1) return false;
+  if (steps.stride > 1) return 9 * pixels * x[1] <= kNeighbours && product_takes(some, weight);
+  return steps.padding == 1 && pixels <= kFewPixels && weight.numel() >= kWeightsPerPixel * pixels;
+}
+
 // [B, C, h, w] <-> [B h w, C], views where the tensor is channels-last
 at::Tensor pixels(const at::Tensor& x) { return x.permute({0, 2, 3, 1}).reshape({-1, x.size(1)}); }
-at::Tensor image(const at::Tensor& pixels, at::IntArrayRef shape) {
-  return pixels.view({shape[0], shape[2], shape[3], pixels.size(1)}).permute({0, 3, 1, 2});
+at::Tensor image(const at::Tensor& pixels, int64_t B, int64_t h, int64_t w) {
+  return pixels.view({B, h, w, pixels.size(1)}).permute({0, 3, 1, 2});
 }
 
-// Every pixel's 3x3 neighbourhood: [B, C, h, w] -> [B h w, 9 C]
-at::Tensor neighbourhoods(const at::Tensor& x) {
-  const auto padded = at::constant_pad_nd(x.permute({0, 2, 3, 1}), {0, 0, 1, 1, 1, 1}).contiguous();
+// Every output's 3 x 3 neighbourhood: [B, C, h, w] -> [B h' w', 9 C]
+at::Tensor neighbourhoods(const at::Tensor& x, Steps steps) {
+  const int64_t edge = steps.padding, C = x.size(1), h = steps.outputs(x.size(2), 3), w = steps.outputs(x.size(3), 3);
+  const auto padded = at::constant_pad_nd(x.permute({0, 2, 3, 1}), {0, 0, edge, edge, edge, edge}).contiguous();
   const auto s = padded.strides();
-  const int64_t B = x.size(0), C = x.size(1), h = x.size(2), w = x.size(3);
-  return padded.as_strided({B, h, w, 3, 3, C}, {s[0], s[1], s[2], s[1], s[2], 1}).reshape({B * h * w, 9 * C});
+  return padded.as_strided({x.size(0), h, w, 3, 3, C}, {s[0], steps.stride * s[1], steps.stride * s[2], s[1], s[2], 1})
+      .reshape({x.size(0) * h * w, 9 * C});
 }
 
-// The way back: what every neighbourhood says of a pixel is added up, in fp32. [B h w, 9 C] -> [B, C, h, w]
+// The way back: what every neighbourhood says of a pixel is added up, in fp32. [B h' w', 9 C] -> [B, C, h, w]
 template <typename T>
-void add_up(const T* parts, T* out, int64_t B, int64_t C, int64_t h, int64_t w) {
-  cpu::run_parallel(B * h, [&](int64_t line, int64_t) {
+void add_up(const T* parts, T* out, at::IntArrayRef shape, Steps steps) {
+  const int64_t C = shape[1], h = shape[2], w = shape[3];
+  const int64_t rows = steps.outputs(h, 3), columns = steps.outputs(w, 3);
+  cpu::run_parallel(shape[0] * h, [&](int64_t line, int64_t) {
     std::vector<float> sum(C);
-    for (int64_t pixel = line * w; pixel < (line + 1) * w; ++pixel) {
-      const int64_t column = pixel % w, row = pixel / w % h;
+    const int64_t sample = line / h, y = line % h;
+    for (int64_t x = 0; x < w; ++x) {
       std::fill(sum.begin(), sum.end(), 0.0f);
       for (int64_t tap = 0; tap < 9; ++tap) {
-        // The pixel is tap (i, j) of the neighbourhood of (row + 1 - i, column + 1 - j).
-        const int64_t down = 1 - tap / 3, right = 1 - tap % 3;
-        if (row + down < 0 || row + down >= h || column + right < 0 || column + right >= w) continue;
-        const T* part = parts + ((pixel + down * w + right) * 9 + tap) * C;
+        // The pixel is tap (i, j) of the output at (y + padding - i, x + padding - j) / stride.
+        const int64_t down = y + steps.padding - tap / 3, right = x + steps.padding - tap % 3;
+        if (down < 0 || right < 0 || down % steps.stride != 0 || right % steps.stride != 0) continue;
+        const int64_t row = down / steps.stride, column = right / steps.stride;
+        if (row >= rows || column >= columns) continue;
+        const T* part = parts + (((sample * rows + row) * columns + column) * 9 + tap) * C;
         for (int64_t c = 0; c < C; ++c) sum[c] += static_cast<float>(part[c]);
       }
-      std::transform(sum.begin(), sum.end(), out + pixel * C, [](float value) { return static_cast<T>(value); });
+      std::transform(sum.begin(), sum.end(), out + (line * w + x) * C,
+                     [](float value) { return static_cast<T>(value); });
     }
   });
 }
 
-at::Tensor forward_pass(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
-                        int64_t padding, const PackedWeights::Ptr& packed) {
-  if (by_own_kernel(x, weight, stride, padding)) return product_convolution(x, weight, bias, packed);
-  if (!by_neighbourhoods(x.sizes(), weight, stride, padding)) {
-    return at::conv2d(x, weight, bias, {stride, stride}, {padding, padding});
+at::Tensor forward_pass(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Steps steps,
+                        const PackedWeights::Ptr& packed) {
+  if (by_own_kernel(x, weight, steps)) return product_convolution(x, weight, bias, packed);
+  if (!by_neighbourhoods(x.sizes(), weight, steps, x)) {
+    return at::conv2d(x, weight, bias, {steps.stride, steps.stride}, {steps.padding, steps.padding});
   }
-  return image(at::linear(neighbourhoods(x), rows(weight), bias), x.sizes());
+  return image(linear(neighbourhoods(x, steps), rows(weight), bias), x.size(0), steps.outputs(x.size(2), 3),
+               steps.outputs(x.size(3), 3));
 }
 
-at::Tensor input_gradient(const at::Tensor& gradient, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,
-                          int64_t padding, const PackedWeights::Ptr& packed) {
-  if (by_own_kernel(gradient, weight, stride, padding)) return product_convolution_gradient(gradient, weight, packed);
-  if (!by_neighbourhoods(shape, weight, stride, padding)) {
+at::Tensor input_gradient(const at::Tensor& gradient, at::IntArrayRef shape, const at::Tensor& weight, Steps steps,
+                          const PackedWeights::Ptr& packed) {
+  if (by_own_kernel(gradient, weight, steps)) return product_convolution_gradient(gradient, weight, packed);
+  if (!by_neighbourhoods(shape, weight, steps, gradient)) {
     // Only the shape and the layout of the input are looked at: its memory is never touched.
     const auto input = at::empty(shape, gradient.options(), at::MemoryFormat::ChannelsLast);
     return std::get<0>(at::convolution_backward(gradient, input, weight, at::IntArrayRef{weight.size(0)},
-                                                {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, 1,
-                                                {true, false, false}));
+                                                {steps.stride, steps.stride}, {steps.padding, steps.padding}, {1, 1},
+                                                false, {0, 0}, 1, {true, false, false}));
   }
-  const auto parts = at::mm(pixels(gradient), rows(weight));
+  const auto parts = linear_gradient(pixels(gradient), rows(weight));
   const auto result = at::empty(shape, gradient.options(), at::MemoryFormat::ChannelsLast);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, parts.scalar_type(), "input_gradient", [&] {
-    add_up(parts.const_data_ptr<scalar_t>(), result.data_ptr<scalar_t>(), shape[0], shape[1], shape[2], shape[3]);
+    add_up(parts.const_data_ptr<scalar_t>(), result.data_ptr<scalar_t>(), shape, steps);
   });
   return result;
 }
@@ -100,14 +120,14 @@ struct Convolution : torch::autograd::Function<Convolution> {
     context->saved_data["shape"] = x.sizes().vec();
     context->saved_data["stride"] = stride;
     context->saved_data["padding"] = padding;
-    return forward_pass(x, weight, bias, stride, padding, packed);
+    return forward_pass(x, weight, bias, {stride, padding}, packed);
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
     auto& saved = context->saved_data;
     const auto shape = saved["shape"].toIntVector();
     const auto weight = context->get_saved_variables()[0];
-    const auto result = input_gradient(gradients[0], shape, weight, saved["stride"].toInt(), saved["padding"].toInt(),
+    const auto result = input_gradient(gradients[0], shape, weight, {saved["stride"].toInt(), saved["padding"].toInt()},
                                        saved_packed(*context));
     return {result, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
@@ -120,7 +140,7 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Ten
   if (c10::GradMode::is_enabled() && x.requires_grad()) {
     return Convolution::apply(x, weight, bias, stride, padding, packed);
   }
-  return forward_pass(x, weight, bias, stride, padding, packed);
+  return forward_pass(x, weight, bias, {stride, padding}, packed);
 }
 
 }  // namespace swap

@@ -46,6 +46,9 @@ TEST_CASE("a convolution is LibTorch's, forth and back") {
   const std::vector<Case> cases{
       {2, 32, 48, 9, 12, 3, 1, 1},     // an ordinary one
       {1, 32, 48, 10, 10, 3, 2, 1},    // downsampling
+      {2, 32, 64, 10, 10, 3, 2, 1},    // the same by our own product
+      {2, 64, 32, 9, 12, 3, 2, 0},     // without a border, as the VAE and some U-Nets have it
+      {1, 32, 32, 3, 3, 3, 2, 0},      // one output
       {1, 32, 48, 7, 7, 1, 1, 0},      // 1x1
       {1, 640, 736, 8, 8, 3, 1, 1},    // wide, over few pixels: by neighbourhoods, or our own kernel
       {2, 768, 640, 5, 11, 3, 1, 1},   // the same, neither square nor alone
