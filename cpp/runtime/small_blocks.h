@@ -1,6 +1,6 @@
 // The memory of small CPU tensors, of which a step makes and drops thousands. Each thread keeps what it was given back,
-// by size: malloc aligned to a cache line splits and joins its free memory again and again, which in a small model was
-// as long as a tenth of the arithmetic.
+// by size: malloc aligned to a cache line splits and joins its free memory again and again, a few percent of a small
+// model's step.
 #pragma once
 
 #include <cstddef>
