@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "attention/layout.h"
+#include "attention/rows.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "runtime/record.h"
@@ -22,14 +23,6 @@ using torch::autograd::variable_list;
 constexpr int64_t kLeastRows = 512;
 // and there are about this many items, so that many threads have work.
 constexpr int64_t kItems = 64;
-
-cpu::Rows<const void> rows_of(const at::Tensor& x) {
-  return {x.const_data_ptr(), x.size(0) == 1 ? 0 : x.stride(0), x.stride(1), x.stride(2)};
-}
-
-cpu::Rows<void> mutable_rows_of(const at::Tensor& x) {
-  return {x.mutable_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
-}
 
 struct Inputs {
   at::Tensor q, k, v, k_ref, weights;
@@ -48,9 +41,9 @@ struct Inputs {
     Problem p;
     p.batch = q.size(0), p.heads = q.size(1), p.queries = q.size(2), p.width = q.size(3), p.tokens = k.size(2);
     const int64_t most = std::max<int64_t>(1, p.queries / kLeastRows);
-    p.chunks = std::clamp<int64_t>((kItems + p.batch * p.heads - 1) / (p.batch * p.heads), 1, most);
-    p.chunk_rows = cpu::round_up((p.queries + p.chunks - 1) / p.chunks, 64);
-    p.chunks = (p.queries + p.chunk_rows - 1) / p.chunk_rows;
+    p.chunks = std::clamp<int64_t>(cpu::divide_up(kItems, p.batch * p.heads), 1, most);
+    p.chunk_rows = cpu::round_up(cpu::divide_up(p.queries, p.chunks), 64);
+    p.chunks = cpu::divide_up(p.queries, p.chunk_rows);
     const double scale = 1 / std::sqrt(static_cast<double>(p.width)), slope = scale / std::log(2.0);
     p.scale = static_cast<float>(scale);
     p.slope = static_cast<float>(slope);

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "attention/layout.h"
+#include "attention/rows.h"
 #include "attention/split_attention.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -20,14 +21,6 @@ using cpu::FlashProblem;
 
 // About so many items, so that many threads have work. Back each has a sum for dQ of its own, so fewer.
 constexpr int64_t kForwardItems = 64, kBackwardItems = 16;
-
-cpu::Rows<const void> rows_of(const at::Tensor& x) {
-  return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
-}
-
-cpu::Rows<void> mutable_rows_of(const at::Tensor& x) {
-  return {x.mutable_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
-}
 
 FlashProblem make_problem(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   FlashProblem p;
@@ -43,9 +36,9 @@ FlashProblem make_problem(const at::Tensor& q, const at::Tensor& k, const at::Te
 // Cuts each head's blocks into chunks, about `items` in all.
 void cut(FlashProblem& p, int64_t blocks, int64_t items) {
   const int64_t heads = p.batch * p.heads;
-  p.chunks = std::clamp<int64_t>((items + heads - 1) / heads, 1, blocks);
-  p.chunk_blocks = (blocks + p.chunks - 1) / p.chunks;
-  p.chunks = (blocks + p.chunk_blocks - 1) / p.chunk_blocks;
+  p.chunks = std::clamp<int64_t>(cpu::divide_up(items, heads), 1, blocks);
+  p.chunk_blocks = cpu::divide_up(blocks, p.chunks);
+  p.chunks = cpu::divide_up(blocks, p.chunk_blocks);
 }
 
 using Step = void (*)(const FlashProblem&, int64_t, void*);

@@ -3,14 +3,11 @@
 
 #ifdef SWAP_X86
 
-#include <immintrin.h>
-
 #include <cstring>
 #include <type_traits>
 
-// Some intrinsics of GCC 12 start from a register that they leave undefined on purpose.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include "cpu/avx512_intrinsics.h"
+
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,amx-tile,amx-bf16")
 
 #include "cpu/amx_tiles.h"
@@ -80,7 +77,7 @@ struct Amx : BFloat16Pairs {
   template <bool kAdd>
   static void tile_product(const Unit* a, int64_t lda, const Unit* b, int64_t ldb, float* c, int64_t ldc, int64_t rows,
                            int64_t columns, int64_t depth) {
-    const int64_t tiles = columns / 16, panels = (tiles + kPanel - 1) / kPanel;
+    const int64_t tiles = columns / 16, panels = divide_up(tiles, kPanel);
     for (int64_t p = 0; p < panels; ++p) {
       const int64_t begin = tiles * p / panels, end = tiles * (p + 1) / panels;
       for (int64_t i = 0; i < rows; i += 16) {

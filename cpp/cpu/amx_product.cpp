@@ -4,11 +4,8 @@
 
 #ifdef SWAP_X86
 
-#include <immintrin.h>
+#include "cpu/avx512_intrinsics.h"
 
-// Some intrinsics of GCC 12 start from a register that they leave undefined on purpose.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,amx-tile,amx-bf16")
 
 #include "cpu/amx_tiles.h"

@@ -48,7 +48,7 @@ struct Attention {
         reference(problem.k_ref.data != nullptr),
         tokens(padded_tokens(problem)),
         width(padded_width(problem)),
-        depth(round_up((problem.width + kPair - 1) / kPair, Isa::kDepth)),
+        depth(round_up(divide_up(problem.width, kPair), Isa::kDepth)),
         token_depth(round_up(tokens / kPair, Isa::kDepth)),
         row_units(depth > width / kPair ? depth : width / kPair) {
     weights = arena.take<float>(tokens);

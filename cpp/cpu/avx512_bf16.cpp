@@ -3,14 +3,11 @@
 
 #ifdef SWAP_X86
 
-#include <immintrin.h>
-
 #include <cstring>
 #include <type_traits>
 
-// Some intrinsics of GCC 12 start from a register that they leave undefined on purpose.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include "cpu/avx512_intrinsics.h"
+
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
 
 #include "cpu/attention.h"

@@ -3,11 +3,8 @@
 
 #ifdef SWAP_X86
 
-#include <immintrin.h>
+#include "cpu/avx512_intrinsics.h"
 
-// Some intrinsics of GCC 12 start from a register that they leave undefined on purpose.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
 
 #include "cpu/product.h"
@@ -34,7 +31,7 @@ struct PairsProduct {
       const int64_t size = depth / kChannels * kTaps * 2 * kTile;
       // Meanwhile the next ones come, a part with each tile: from memory they would take as long as the products.
       const auto* next = reinterpret_cast<const char*>(weights + size);
-      const int64_t lines = (size * int64_t(sizeof(BFloat16)) / 64 + tiles - 1) / tiles;
+      const int64_t lines = divide_up(size * int64_t(sizeof(BFloat16)) / 64, tiles);
       for (int i = 0; i < tiles; ++i) {
         for (int64_t j = 0; j < lines; ++j, next += 64) _mm_prefetch(next, _MM_HINT_T0);
         multiply_tile<kTaps>(layout, x[i] + c / kChannels * layout.plane, depth, weights, c > 0, sums + i * kSums);

@@ -35,7 +35,7 @@ struct Flash {
   explicit Flash(const FlashProblem& problem)
       : p(problem),
         width(round_up(problem.width, 16)),
-        depth(round_up((problem.width + kPair - 1) / kPair, Isa::kDepth)),
+        depth(round_up(divide_up(problem.width, kPair), Isa::kDepth)),
         row_units(depth > width / kPair ? depth : width / kPair),
         rows_d(round_up(problem.width, Isa::kTileRows)) {}
 
@@ -209,7 +209,7 @@ struct Flash {
           });
           sum[j] = total;
         }
-        const int64_t used = (rows + kPair - 1) / kPair;
+        const int64_t used = divide_up(rows, kPair);
         if (used < kBlockUnits) std::memset(space.map + used * kBlock, 0, (kBlockUnits - used) * kBlock * sizeof(Unit));
         Isa::add_product(keys.v + b * rows_d * kBlockUnits, kBlockUnits, space.map, kBlock, o, kBlock, rows_d, kBlock,
                          kBlockUnits);
@@ -334,7 +334,7 @@ struct Flash {
         }
       }
     }
-    const int64_t used = (rows + kPair - 1) / kPair;
+    const int64_t used = divide_up(rows, kPair);
     if (used < kBlockUnits) {
       std::memset(space.ds_pairs + used * kBlock, 0, (kBlockUnits - used) * kBlock * sizeof(Unit));
     }

@@ -24,8 +24,8 @@ struct FlashProblem {
   float* dq_sums = nullptr;  // [B H][chunks][dq_size]: what an item's keys give to dQ, transposed
 };
 
-static constexpr int64_t query_blocks(const FlashProblem& p) { return (p.queries + kBlock - 1) / kBlock; }
-static constexpr int64_t key_blocks(const FlashProblem& p) { return (p.keys + kBlock - 1) / kBlock; }
+static constexpr int64_t query_blocks(const FlashProblem& p) { return divide_up(p.queries, kBlock); }
+static constexpr int64_t key_blocks(const FlashProblem& p) { return divide_up(p.keys, kBlock); }
 static constexpr int64_t dq_size(const FlashProblem& p) { return query_blocks(p) * round_up(p.width, 16) * kBlock; }
 
 struct FlashKernel {

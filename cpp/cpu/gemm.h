@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "cpu/kernel.h"
+
 namespace swap::cpu {
 namespace {
 
@@ -63,7 +65,7 @@ inline void column_panel(const typename Isa::Unit* a, int64_t a_row, int64_t a_d
 template <class Isa, bool kAdd>
 inline void broadcast_product(const typename Isa::Unit* a, int64_t a_row, int64_t a_depth, const typename Isa::Unit* b,
                               int64_t ldb, float* c, int64_t ldc, int64_t rows, int64_t columns, int64_t depth) {
-  const int64_t vectors = columns / Isa::kLanes, panels = (vectors + Isa::kPanel - 1) / Isa::kPanel;
+  const int64_t vectors = columns / Isa::kLanes, panels = divide_up(vectors, Isa::kPanel);
   for (int64_t p = 0; p < panels; ++p) {
     const int64_t begin = vectors * p / panels * Isa::kLanes, end = vectors * (p + 1) / panels * Isa::kLanes;
     const auto* panel = b + begin;

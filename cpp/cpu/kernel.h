@@ -12,7 +12,8 @@ constexpr int64_t kMaxWidth = 512;
 
 // Static, like all functions here: a copy of their own in every file, never one that a linker took from the file for a
 // newer processor.
-static constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+static constexpr int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+static constexpr int64_t round_up(int64_t n, int64_t multiple) { return divide_up(n, multiple) * multiple; }
 
 struct BFloat16 {
   uint16_t bits;

@@ -180,10 +180,10 @@ void multiply_block(const Product& p, int64_t block, const BFloat16* rows, int64
   // Lines that tiles fill are cut each for itself; others go on into the next one, the border between them included.
   const bool whole = part.width % kPixels == 0;
   const int64_t a_line = part.width / kPixels;
-  int64_t tiles = whole ? part.lines * a_line : (part.lines * pitch(p) + kPixels - 1) / kPixels;
+  int64_t tiles = whole ? part.lines * a_line : divide_up(part.lines * pitch(p), kPixels);
   if (p.taps == 1) {  // the last line of a matrix may have few rows
     const int64_t rows_left = p.pixels - part.line * p.width;
-    tiles = tiles * kPixels < rows_left ? tiles : (rows_left + kPixels - 1) / kPixels;
+    tiles = tiles * kPixels < rows_left ? tiles : divide_up(rows_left, kPixels);
   }
   alignas(64) float sums[kTiles][2][kPixels * 16];
   Kernel::enter();

@@ -38,8 +38,8 @@ static constexpr int64_t border(const Product& p) { return p.taps == 1 ? 0 : 1; 
 // Pixels of a packed line.
 static constexpr int64_t pitch(const Product& p) { return p.block_width + 2 * border(p); }
 static constexpr int64_t packed_lines(const Product& p) { return p.block_lines + 2 * border(p); }
-static constexpr int64_t blocks_down(const Product& p) { return (p.height + p.block_lines - 1) / p.block_lines; }
-static constexpr int64_t blocks_across(const Product& p) { return (p.width + p.block_width - 1) / p.block_width; }
+static constexpr int64_t blocks_down(const Product& p) { return divide_up(p.height, p.block_lines); }
+static constexpr int64_t blocks_across(const Product& p) { return divide_up(p.width, p.block_width); }
 static constexpr int64_t block_count(const Product& p) { return p.samples * blocks_down(p) * blocks_across(p); }
 // Elements. A tile of 16 pixels may begin at the last one of its line: what it loads beyond the block is nobody's.
 static constexpr int64_t block_size(const Product& p) { return packed_lines(p) * pitch(p) * p.depth + 32 * kChannels; }

@@ -33,7 +33,7 @@ const GeluKernel* find_kernel(const at::Tensor& x, int64_t run) {
 void run(void (*pass)(const QuickGeluProblem&, int64_t, int64_t), const QuickGeluProblem& p, const at::Tensor& x) {
   const int64_t n = x.numel();
   SWAP_RECORD("swap::gelu", x);
-  cpu::run_parallel((n + kValues - 1) / kValues,
+  cpu::run_parallel(cpu::divide_up(n, kValues),
                     [&](int64_t item, int64_t) { pass(p, item * kValues, std::min(n, (item + 1) * kValues)); });
 }
 
@@ -75,7 +75,7 @@ at::Tensor geglu_gradient(const at::Tensor& halves, const at::Tensor& dy) {
     const auto dense = dy.contiguous();
     const GegluProblem p{dense.size(-1), halves.const_data_ptr(), dense.const_data_ptr(), gradient.mutable_data_ptr()};
     const int64_t rows = dense.numel() / p.width, some = std::max<int64_t>(1, kValues / p.width);
-    cpu::run_parallel((rows + some - 1) / some, [&](int64_t item, int64_t) {
+    cpu::run_parallel(cpu::divide_up(rows, some), [&](int64_t item, int64_t) {
       for (int64_t row = item * some; row < std::min(rows, (item + 1) * some); ++row) kernel->geglu_gradient(p, row);
     });
     return gradient;

@@ -35,9 +35,9 @@ NormProblem make_problem(const at::Tensor& x, bool silu) {
   p.batch = x.size(0), p.channels = x.size(1), p.pixels = x.size(2) * x.size(3);
   p.silu = silu;
   const int64_t most = std::max<int64_t>(1, p.pixels * p.channels / kLeastValues);
-  p.chunks = std::clamp<int64_t>((kItems + p.batch - 1) / p.batch, 1, std::min(most, p.pixels));
-  p.chunk_pixels = (p.pixels + p.chunks - 1) / p.chunks;
-  p.chunks = (p.pixels + p.chunk_pixels - 1) / p.chunk_pixels;
+  p.chunks = std::clamp<int64_t>(cpu::divide_up(kItems, p.batch), 1, std::min(most, p.pixels));
+  p.chunk_pixels = cpu::divide_up(p.pixels, p.chunks);
+  p.chunks = cpu::divide_up(p.pixels, p.chunk_pixels);
   p.x = x.const_data_ptr();
   return p;
 }

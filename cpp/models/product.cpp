@@ -10,14 +10,13 @@
 namespace swap {
 namespace {
 
+using cpu::divide_up;
 using cpu::Product;
 
 // Of the second cache, for the factor that a thread packs for itself: the other one passes by it.
 constexpr int64_t kPackedBytes = 640 << 10;
 // Operations of a product that is not worth waking a thread for.
 constexpr int64_t kSerial = int64_t(1) << 26;
-
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // [out, in] or [out, in, k, k] as [rows][taps][channels], from either end.
 void set_weight(Product& p, const at::Tensor& weight, bool transposed) {
@@ -82,12 +81,9 @@ void run(Product& p, const at::TensorOptions& options, const PackedWeights::Ptr&
     each(blocks, [&](int64_t block, int64_t) { kernel.pack_block(p, block, place(x, block * block_size)); });
     each(pieces * shares, [&](int64_t item, int64_t worker) {
       const int64_t first = item / shares * count, here = std::min(count, groups - first), share = item % shares;
-      const auto* piece = kept ? kept + first * group : nullptr;
-      if (!kept) {
-        auto* const own = place(weights, worker * count * group);
-        kernel.pack_weights(p, first, here, own);
-        piece = own;
-      }
+      auto* const own = place(weights, kept ? 0 : worker * count * group);
+      if (!kept) kernel.pack_weights(p, first, here, own);
+      const auto* const piece = kept ? kept + first * group : own;
       for (int64_t block = blocks * share / shares; block < blocks * (share + 1) / shares; ++block) {
         kernel.multiply(p, block, place(x, block * block_size), first, here, piece);
       }

@@ -14,7 +14,7 @@
 namespace swap {
 
 // A layer's weights as the kernel packs them, kept from its first product on. In a small model packing is as long as a
-// quarter of the products; a large one would be in memory three times.
+// third of the products; a large one would be in memory three times.
 class PackedWeights : public torch::CustomClassHolder {
  public:
   using Ptr = c10::intrusive_ptr<PackedWeights>;  // null: packed anew for each product
