@@ -27,10 +27,12 @@ async function hashRows(entry: TensorEntry, update: (bytes: Uint8Array) => void)
   const handle = await open(entry.file, 'r').catch((error: unknown) => {
     throw fileError(error, entry.file, 'read')
   })
+  // One for all: buffers of this size make the collector run.
+  const buffer = new Uint8Array(CHUNK)
   try {
     for (let position = entry.begin; position < entry.end; ) {
       const wanted = Math.min(CHUNK, entry.end - position)
-      const bytes = new Uint8Array(wanted)
+      const bytes = buffer.subarray(0, wanted)
       for (let done = 0; done < wanted; ) {
         const { bytesRead } = await handle.read(bytes, done, wanted - done, position + done)
         if (bytesRead === 0) return

@@ -8,8 +8,11 @@ export type JsonObject = ReadonlyMap<string, unknown>
 
 /** A file's own keys; undefined where the value is not an object. */
 export function jsonObject(value: unknown): JsonObject | undefined {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return undefined
-  return new Map(Object.entries(value))
+  return isObject(value) ? new Map(Object.entries(value)) : undefined
+}
+
+export function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 /** `JSON.parse` that also takes Python's `Infinity`, `-Infinity` and `NaN` (null), which diffusers writes. */

@@ -3,7 +3,8 @@ import { join } from 'node:path'
 import type { Tokenizer } from '@huggingface/tokenizers'
 import { SwapError } from '../errors.ts'
 import { readFileLimited } from '../files.ts'
-import { exists, type JsonObject, jsonObject, parseJson, show } from '../model/json.ts'
+import { exists, isObject, type JsonObject, jsonObject, parseJson, show } from '../model/json.ts'
+import type { Vocabulary } from './standard.ts'
 
 const FILE_LIMIT = 64 * 2 ** 20
 const END_OF_WORD = '</w>'
@@ -34,7 +35,9 @@ interface AddedToken {
 }
 
 interface Parts {
-  vocab: Map<string, number>
+  vocab: Vocabulary
+  /** The vocabulary's highest id: to list 50,000 properties takes longer than to read them. */
+  highest: number
   merges: [string, string][]
   added: AddedToken[]
   special: { bos: string; eos: string; pad: string; unk: string }
@@ -95,7 +98,7 @@ export class ClipTokenizer {
     const [bos, eos] = ['<|startoftext|>', '<|endoftext|>']
     const { vocab, merges } = await standardVocabulary()
     const special = [bos, eos].map((content) => ({
-      id: vocab.get(content)!,
+      id: vocab[content]!,
       content,
       special: true,
       normalized: false,
@@ -103,13 +106,14 @@ export class ClipTokenizer {
       rstrip: false,
       single_word: false,
     }))
-    const parts = { vocab, merges, added: special, special: { bos, eos, pad, unk: eos } }
+    const highest = Object.keys(vocab).length - 1
+    const parts = { vocab, highest, merges, added: special, special: { bos, eos, pad, unk: eos } }
     return await ClipTokenizer.#build(parts, standardFolder(), options)
   }
 
   static async #build(parts: Parts, folder: string, { positions, vocab }: TokenizerOptions): Promise<ClipTokenizer> {
     const id = (content: string): number => {
-      const found = parts.added.find((token) => token.content === content)?.id ?? parts.vocab.get(content)
+      const found = parts.added.find((token) => token.content === content)?.id ?? idOf(parts.vocab, content)
       if (found !== undefined) return found
       throw new SwapError(
         'SWAP_TOKENIZER_VOCAB',
@@ -121,8 +125,7 @@ export class ClipTokenizer {
     }
     const { special } = parts
     const ids = { bos: id(special.bos), eos: id(special.eos), pad: id(special.pad), unk: id(special.unk) }
-    const all = [...parts.vocab.values(), ...parts.added.map((token) => token.id)]
-    const highest = all.reduce((most, one) => Math.max(most, one), 0)
+    const highest = Math.max(parts.highest, ...parts.added.map((token) => token.id))
     if (vocab !== undefined && highest >= vocab) {
       throw new SwapError(
         'SWAP_TOKENIZER_VOCAB',
@@ -146,7 +149,7 @@ export class ClipTokenizer {
           unk_token: special.unk,
           continuing_subword_prefix: '',
           end_of_word_suffix: END_OF_WORD,
-          vocab: Object.fromEntries(parts.vocab),
+          vocab: parts.vocab,
           merges: parts.merges,
         },
       },
@@ -229,7 +232,7 @@ async function readParts(folder: string): Promise<Parts> {
     }
   }
   for (const content of new Set(Object.values(special))) {
-    const id = base.vocab.get(content)
+    const id = idOf(base.vocab, content)
     if (added.has(content) || id === undefined) continue
     addToken(added, new Map([...(flags.get(content) ?? []), ['content', content], ['special', true]]), id, folder)
   }
@@ -276,8 +279,8 @@ async function fromTokenizerJson(file: string): Promise<Omit<Parts, 'special'>> 
     addToken(added, fields, fields?.get('id'), file)
   }
   return {
-    vocab: vocabulary(model.get('vocab'), file),
-    merges: merges.map((merge) => pair(typeof merge === 'string' ? merge.split(' ') : merge, file)),
+    ...vocabulary(model.get('vocab'), file),
+    merges: merges.map((merge) => (typeof merge === 'string' ? split(merge, file) : pair(merge, file))),
     added: [...added.values()],
   }
 }
@@ -290,24 +293,38 @@ async function fromVocabAndMerges(folder: string): Promise<Omit<Parts, 'special'
       hint: 'a tokenizer folder has tokenizer.json, or vocab.json and merges.txt',
     })
   }
-  const lines = (await readText(mergesFile)).split(/\r?\n/)
-  const merges = lines.filter((line) => line !== '' && !line.startsWith('#version'))
-  return {
-    vocab: vocabulary(Object.fromEntries(await readJson(vocabFile)), vocabFile),
-    merges: merges.map((line) => pair(line.trimEnd().split(' '), mergesFile)),
-    added: [],
+  const lines = (await readText(mergesFile)).split('\n')
+  const merges: [string, string][] = []
+  for (const line of lines) {
+    const text = line.trimEnd()
+    if (text !== '' && !text.startsWith('#version')) merges.push(split(text, mergesFile))
   }
+  return { ...vocabulary(await readValue(vocabFile), vocabFile), merges, added: [] }
 }
 
-function vocabulary(value: unknown, file: string): Map<string, number> {
-  const vocab = new Map<string, number>()
-  for (const [token, id] of jsonObject(value) ?? []) {
-    if (!isId(id)) throw damaged(file, `the token ${show(token)} has the id ${show(id)}`)
-    vocab.set(token, id)
+function vocabulary(value: unknown, file: string): Pick<Parts, 'vocab' | 'highest'> {
+  if (!isObject(value)) throw damaged(file, 'there is no vocabulary in it')
+  const ids: unknown[] = Object.values(value)
+  if (ids.length === 0) throw damaged(file, 'there is no vocabulary in it')
+  if (!ids.every(isId)) {
+    const [token, id] = Object.entries(value).find(([, id]) => !isId(id))!
+    throw damaged(file, `the token ${show(token)} has the id ${show(id)}`)
   }
-  if (vocab.size === 0) throw damaged(file, 'there is no vocabulary in it')
-  if (new Set(vocab.values()).size !== vocab.size) throw damaged(file, 'two tokens have one id')
-  return vocab
+  if (new Set(ids).size !== ids.length) throw damaged(file, 'two tokens have one id')
+  return { vocab: value as Vocabulary, highest: ids.reduce((most, id) => Math.max(most, id), 0) }
+}
+
+/** A token's id; a token `toString` has none of its own. */
+function idOf(vocab: Vocabulary, token: string): number | undefined {
+  return Object.hasOwn(vocab, token) ? vocab[token] : undefined
+}
+
+function split(merge: string, file: string): [string, string] {
+  const space = merge.indexOf(' ')
+  if (space > 0 && space + 1 < merge.length && merge.indexOf(' ', space + 1) < 0) {
+    return [merge.slice(0, space), merge.slice(space + 1)]
+  }
+  throw damaged(file, `the merge ${show(merge.split(' '))} is not a pair`)
 }
 
 function pair(value: unknown, file: string): [string, string] {
@@ -326,16 +343,18 @@ async function optional(file: string): Promise<JsonObject | undefined> {
 }
 
 async function readJson(file: string): Promise<JsonObject> {
-  let value: unknown
-  try {
-    value = parseJson(await readText(file))
-  } catch (error) {
-    if (error instanceof SwapError) throw error
-    throw damaged(file, 'it is not JSON')
-  }
-  const object = jsonObject(value)
+  const object = jsonObject(await readValue(file))
   if (!object) throw damaged(file, 'it holds no JSON object')
   return object
+}
+
+async function readValue(file: string): Promise<unknown> {
+  const text = await readText(file)
+  try {
+    return parseJson(text)
+  } catch {
+    throw damaged(file, 'it is not JSON')
+  }
 }
 
 async function readText(file: string): Promise<string> {
