@@ -57,6 +57,8 @@ void Environment::shut_down_at_exit() {
 // No JavaScript may run on a task's behalf any more, and no thread may be left behind.
 void Environment::shutdown() {
   if (std::exchange(over_, true)) return;
+  door_->shut = true;
+  { std::lock_guard wait(door_->mutex); }  // for what is being opened
   mailbox_->shut();
   for (auto& [id, handle] : engines_) handle->worker->close();
   for (auto& [id, handle] : engines_) handle->worker->join();

@@ -2,9 +2,11 @@
 // its engines, its unsettled tasks, and the road on which their events come back.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <unordered_map>
 #include <vector>
 
@@ -23,6 +25,13 @@ struct EngineHandle {
   std::vector<Napi::Promise::Deferred> closing;
 };
 
+// Libraries are opened on a thread of Node's pool. Their static objects must not be made while the process is taking
+// others down, so an environment ends after what it is opening, and opens nothing more.
+struct Door {
+  std::mutex mutex;  // held while libraries are opened
+  std::atomic<bool> shut{false};
+};
+
 class Environment {
  public:
   explicit Environment(Napi::Env env);
@@ -30,6 +39,7 @@ class Environment {
 
   uint64_t next_id() { return ++last_id_; }
   const std::shared_ptr<Mailbox>& mailbox() const { return mailbox_; }
+  const std::shared_ptr<Door>& door() const { return door_; }
 
   // Starts an engine's thread. Throws a JS exception if there is none to be had.
   std::shared_ptr<EngineHandle> start_engine(const EngineFactory& factory);
@@ -72,6 +82,7 @@ class Environment {
   Napi::Env env_;
   napi_threadsafe_function wake_ = nullptr;
   std::shared_ptr<Mailbox> mailbox_;
+  const std::shared_ptr<Door> door_ = std::make_shared<Door>();
   uint64_t last_id_ = 0;
   size_t held_ = 0;
   bool over_ = false;

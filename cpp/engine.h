@@ -366,7 +366,7 @@ class Engine {
 };
 
 // Bumped whenever a struct above changes, so that an addon never talks to another build's engine.
-inline constexpr int kEngineAbi = 3;
+inline constexpr int kEngineAbi = 4;
 
 struct EngineFactory {
   int abi;                       // kEngineAbi of the library

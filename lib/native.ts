@@ -357,9 +357,12 @@ export interface NativeBinding {
   /** `kEngineAbi` of the addon. */
   readonly abi: number
   /**
-   * Opens LibTorch's libraries by full path, in this order, then the engine library.
-   * Throws `SWAP_LIBTORCH_LOAD` (a library cannot be opened), `SWAP_ENGINE_ABI` (another build's engine),
+   * Opens LibTorch's libraries by full path, in this order, then the engine library: in another thread, for it takes
+   * a good tenth of a second.
+   * Rejects with `SWAP_LIBTORCH_LOAD` (a library cannot be opened), `SWAP_ENGINE_ABI` (another build's engine),
    * `SWAP_ENGINE_FLAVOUR` (another flavour of LibTorch is already loaded in this process).
    */
+  openLibraries(options: { libraries: string[]; engine: string }): Promise<void>
+  /** Starts an engine's thread. What is not open yet is opened here; throws as `openLibraries` rejects. */
   createEngine(options: { libraries: string[]; engine: string }): NativeEngine
 }

@@ -288,19 +288,25 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
   signal.throwIfAborted()
   const binding = parts.loadAddon()
   const choices = chooseEngine(options.device, libtorch, parts.addonFolder(), gpu)
-  const { engine, device } = createEngine(binding, choices)
+  // JavaScript's part, while other threads open the libraries and read the weights. It cannot be ended, but must not go
+  // on behind an error; what goes wrong in it ends the loading.
+  const completing = rest()
+  const fail = (error: unknown): void => failure.abort(error)
+  completing.catch(fail)
+  let engine: NativeEngine | undefined
   try {
+    const created = await createEngine(binding, choices)
+    engine = created.engine
+    both.throwIfAborted()
     const request = {
       spec: layout.spec,
       tensors: layout.tensors,
-      device,
+      device: created.device,
       dtype: options.dtype,
       threads: options.threads ?? 0,
     }
-    const loading = runTask(() => load(engine, withLoras(request, loras), report), both)
-    // Meanwhile; what goes wrong here ends the loading. It cannot be ended itself, but must not go on behind an error.
-    const completing = rest()
-    for (const part of [loading, completing]) part.catch((error: unknown) => failure.abort(error))
+    const loading = runTask(() => load(created.engine, withLoras(request, loras), report), both)
+    loading.catch(fail)
     await Promise.allSettled([loading, completing])
     // A cancel goes before a failure; of those the first counts.
     signal.throwIfAborted()
@@ -321,15 +327,19 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
     const controls = new Controls(model, engine, engineInfo.dtype)
     return construct({ model, engine, engineInfo, controls, request, loras }, Object.freeze(info))
   } catch (error) {
-    await engine.close()
+    await Promise.allSettled([completing, engine?.close()])
     throw error
   }
 }
 
 /** The first choice that can be opened. */
-function createEngine(binding: NativeBinding, choices: EngineChoice[]): { engine: NativeEngine; device: string } {
+async function createEngine(
+  binding: NativeBinding,
+  choices: EngineChoice[],
+): Promise<{ engine: NativeEngine; device: string }> {
   for (const [i, { device, ...paths }] of choices.entries()) {
     try {
+      await binding.openLibraries(paths)
       return { engine: binding.createEngine(paths), device }
     } catch (error) {
       if (i + 1 === choices.length) throw fromNative(error)

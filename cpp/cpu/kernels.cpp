@@ -40,6 +40,7 @@ struct Found {
   std::vector<const NormKernel*> norm;
   std::vector<const GeluKernel*> gelu;
   std::vector<const ProductKernel*> product;
+  const HalvesKernel* halves = nullptr;
   void add(const Kernel& kernel, const FlashKernel& flash_kernel) {
     split.push_back(&kernel);
     flash.push_back(&flash_kernel);
@@ -60,6 +61,7 @@ Found find(bool bfloat16) {
   if (bfloat16 && has_avx512_bf16()) {
     found.add(kAvx512PairsBFloat16, kFlashAvx512PairsBFloat16);
     found.product.push_back(&kProductAvx512Pairs);
+    found.halves = &kHalvesAvx512;
   }
   if (has_avx512() && bfloat16) found.add(kAvx512BFloat16, kFlashAvx512BFloat16);
   if (has_avx512() && !bfloat16) found.add(kAvx512Float, kFlashAvx512Float);
@@ -96,5 +98,6 @@ const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16) { return fou
 const std::vector<const NormKernel*>& norm_kernels(bool bfloat16) { return found(bfloat16).norm; }
 const std::vector<const GeluKernel*>& gelu_kernels(bool bfloat16) { return found(bfloat16).gelu; }
 const std::vector<const ProductKernel*>& product_kernels() { return found(true).product; }
+const HalvesKernel* halves_kernel() { return found(true).halves; }
 
 }  // namespace swap::cpu

@@ -1,11 +1,12 @@
-// The CPU kernels of split cross-attention, self-attention, normalisation, GELU and products, and which of them this
-// processor has.
+// The CPU kernels (split cross-attention, self-attention, normalisation, GELU, products, reading weights), and which of
+// them this processor has.
 #pragma once
 
 #include <vector>
 
 #include "cpu/flash_kernel.h"
 #include "cpu/gelu_kernel.h"
+#include "cpu/halves_kernel.h"
 #include "cpu/kernel.h"
 #include "cpu/norm_kernel.h"
 #include "cpu/product_kernel.h"
@@ -41,6 +42,8 @@ extern const GeluKernel kGeluAvx512PairsBFloat16;
 
 extern const ProductKernel kProductAmx, kProductAvx512Pairs;
 
+extern const HalvesKernel kHalvesAvx512;
+
 // Those that run on this processor, the fastest first.
 const std::vector<const Kernel*>& kernels(bool bfloat16);
 const std::vector<const FlashKernel*>& flash_kernels(bool bfloat16);
@@ -49,5 +52,8 @@ const std::vector<const GeluKernel*>& gelu_kernels(bool bfloat16);
 
 // Of bfloat16; empty where LibTorch's are as fast.
 const std::vector<const ProductKernel*>& product_kernels();
+
+// Null where there is none.
+const HalvesKernel* halves_kernel();
 
 }  // namespace swap::cpu

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <sstream>
 
+#include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "runtime/memory.h"
 
@@ -46,9 +47,15 @@ int64_t row_length(const at::Tensor& target) { return target.is_contiguous() ? 1
 
 // Turns the type of numbers that lie one behind the other. `floats` holds at least as many.
 void convert(const at::Tensor& target, const at::Tensor& numbers, const at::Tensor& floats) {
-  // LibTorch turns float16 into bfloat16 one by one, but both from and to float32 many at a time.
-  const bool halves = numbers.scalar_type() == at::kHalf && target.scalar_type() == at::kBFloat16;
-  target.copy_(halves ? floats.narrow(0, 0, numbers.numel()).copy_(numbers) : numbers);
+  if (numbers.scalar_type() != at::kHalf || target.scalar_type() != at::kBFloat16) {
+    target.copy_(numbers);
+  } else if (const auto* kernel = cpu::halves_kernel()) {
+    kernel->to_bfloat16(static_cast<const uint16_t*>(numbers.const_data_ptr()),
+                        static_cast<uint16_t*>(target.data_ptr()), numbers.numel());
+  } else {
+    // LibTorch turns float16 into bfloat16 one by one, but both from and to float32 many at a time.
+    target.copy_(floats.narrow(0, 0, numbers.numel()).copy_(numbers));
+  }
 }
 
 // One row [channels, P] to [P, channels], four channels a store where they are whole fours.
@@ -72,7 +79,14 @@ void to_channels_last(const at::Tensor& source, char* target, int64_t channels, 
   const auto* from = static_cast<const T*>(source.const_data_ptr());
   auto* to = reinterpret_cast<T*>(target);
   const auto* const end = from + source.numel();
+  const auto* const kernel = sizeof(T) == 2 && pixels == 9 && channels % 32 == 0 ? cpu::halves_kernel() : nullptr;
   for (; from < end; from += row, to += row) {
+    if constexpr (sizeof(T) == 2) {
+      if (kernel) {
+        kernel->turn(from, to, channels);
+        continue;
+      }
+    }
     if (pixels == 9) {  // all but a few
       turn<9>(from, to, channels);
       continue;

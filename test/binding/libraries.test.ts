@@ -108,6 +108,42 @@ describe('createEngine', () => {
     expect(out).toBe('SWAP_ENGINE_FLAVOUR')
   })
 
+  it('libraries are opened in another thread, and what goes wrong is said as createEngine says it', async () => {
+    const native = kit.native()
+    await native.openLibraries({ libraries: [], engine: kit.fake })
+    expect(native.createEngine({ libraries: [], engine: kit.fake })).toBeDefined()
+    const missing = join(folder, 'libswap_engine_none.so')
+    const failed = native.openLibraries({ libraries: [], engine: missing })
+    await expect(failed).rejects.toMatchObject({
+      code: 'SWAP_LIBTORCH_LOAD',
+      message: open(missing).message,
+      hint: open(missing).hint,
+    })
+    const given = (options: unknown) => thrown(() => Reflect.apply(native.openLibraries, undefined, [options]))
+    expect(given({ libraries: [] }).code).toBe('SWAP_ENGINE_ARGUMENT')
+  })
+
+  it('a process that ends while libraries are opened waits for them, and opens no more', async () => {
+    const [slow, never] = [join(folder, 'libslow.so'), join(folder, 'libnever.so')]
+    const source = join(folder, 'slow.c')
+    writeFileSync(
+      source,
+      `#include <stdio.h>
+      #include <unistd.h>
+      __attribute__((constructor)) static void begin(void) { usleep(300000); puts("opened"); fflush(stdout); }`,
+    )
+    execFileSync('cc', ['-shared', '-fPIC', '-o', slow, source])
+    copyFileSync(slow, never)
+    const out = await run(`
+      process.on('exit', () => console.log('exit'))
+      const { openLibraries } = kit.native()
+      for (const engine of ${JSON.stringify([slow, never])}) openLibraries({ libraries: [], engine }).catch(() => {})
+      setTimeout(() => process.exit(), 100)
+      await new Promise(() => {})
+    `)
+    expect(out).toBe('exit\nopened')
+  })
+
   it('the addon tells its interface number', () => {
     const header = readFileSync(new URL('../../cpp/engine.h', import.meta.url), 'utf8')
     expect(kit.native().abi).toBe(Number(header.match(/kEngineAbi = (\d+)/)?.[1]))

@@ -67,6 +67,30 @@ TEST_CASE("a convolution is read into channels-last, in more than one piece") {
   }
 }
 
+TEST_CASE("every float16 becomes the bfloat16 nearest to it") {
+  const auto bits = at::arange(65536, at::kInt).to(at::kUInt16);
+  const TemporaryFile file(bits);
+  const TensorEntry entry{"w", "F16", {65536}, file.path, 0, 131072};
+  const auto expected = bits.view(at::kHalf).to(at::kFloat).to(at::kBFloat16);
+  const auto got = read(entry, {65536}, at::kBFloat16), finite = expected.isfinite();
+  CHECK(finite.sum().item<int64_t>() == 65536 - 2 * 1024);
+  CHECK(at::equal(got.masked_select(finite).view(at::kShort), expected.masked_select(finite).view(at::kShort)));
+  CHECK(at::equal(got.isnan(), expected.isnan()));
+  CHECK(at::equal(got.isinf().logical_and(got.signbit()), expected.isinf().logical_and(expected.signbit())));
+}
+
+TEST_CASE("a convolution of whole vectors of channels, or not of whole ones, is read into channels-last") {
+  for (const int64_t channels : {4, 32, 96, 100, 320}) {
+    const auto numbers = at::randn({5, channels, 3, 3}, at::detail::createCPUGenerator(3), at::kFloat).to(at::kHalf);
+    const TemporaryFile file(numbers);
+    const TensorEntry entry{"w", "F16", {5, channels, 3, 3}, file.path, 0, static_cast<uint64_t>(numbers.nbytes())};
+    for (const auto dtype : {at::kBFloat16, at::kHalf}) {
+      const auto weight = read(entry, {5, channels, 3, 3}, dtype, at::MemoryFormat::ChannelsLast);
+      CHECK(at::equal(weight, numbers.to(dtype)));
+    }
+  }
+}
+
 TEST_CASE("a matrix that lies column by column is turned") {
   const auto values = at::arange(6, at::kFloat).view({3, 2});
   const TemporaryFile file(values);

@@ -19,9 +19,9 @@ const chosen = async (name: string, content: string) => {
 }
 
 test('SWAP_NATIVE_BINDING names the addon', async () => {
-  await chosen('addon.cjs', 'exports.abi = 3')
+  await chosen('addon.cjs', 'exports.abi = 4')
   expect(findAddon()).toBe(join(folder, 'addon.cjs'))
-  expect(loadAddon().abi).toBe(3)
+  expect(loadAddon().abi).toBe(4)
 })
 
 test('one that is missing', () => {

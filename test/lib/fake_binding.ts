@@ -125,13 +125,15 @@ export class FakeEngine implements NativeEngine {
 }
 
 export class FakeBinding implements NativeBinding {
-  readonly abi = 3
+  readonly abi = 4
   readonly engines: FakeEngine[] = []
   /** By default a model loads at once, and the rest waits for the test. */
   onLoad: (call: Call<LoadRequest, EngineInfo>) => void = (call) => call.resolve(ENGINE_INFO)
   onAttach: (call: Call<AttachRequest, AttachInfo>) => void = (call) => call.resolve({ parameters: 0, weightBytes: 0 })
   onLearn: (call: Call<LearnRequest, LearnResult>) => void = () => {}
   onGenerate: (call: Call<GenerateRequest, GenerateResult>) => void = () => {}
+
+  async openLibraries(_options: { libraries: string[]; engine: string }): Promise<void> {}
 
   createEngine(options: { libraries: string[]; engine: string }): FakeEngine {
     const engine = new FakeEngine(options, this)

@@ -110,16 +110,16 @@ describe('open', () => {
       found('cuda')
       parts.hasGpuDriver = () => true
       await writeFile(join(folder, ENGINE_CPU.replace('cpu', 'cuda')), '')
-      const create = binding.createEngine
-      binding.createEngine = (options) => {
+      const openLibraries = binding.openLibraries
+      binding.openLibraries = async (options) => {
         if (options.libraries[0] === '/torch/cuda.so') throw nativeError('SWAP_LIBTORCH_LOAD', 'libcublas.so.13')
-        return create.call(binding, options)
+        await openLibraries.call(binding, options)
       }
       try {
         expect(await opened('auto')).toEqual({ libraries: ['/torch/cpu.so'], engine: ENGINE_CPU, device: 'cpu' })
         await expect(open({ device: 'cuda' })).rejects.toMatchObject({ code: 'SWAP_LIBTORCH_LOAD' })
       } finally {
-        binding.createEngine = create
+        binding.openLibraries = openLibraries
       }
     })
 
