@@ -15,7 +15,7 @@ namespace swap::cpu {
 namespace {
 
 struct AmxProduct {
-  static constexpr int kPixels = 16, kTiles = 2;
+  static constexpr int kPixels = 16, kRun = 16, kTiles = 2;
   static constexpr bool kAsksAhead = false;
 
   static void enter() { _tile_loadconfig(&swap::cpu::kTiles); }

@@ -112,16 +112,16 @@ void pack_weights(const Product& p, int64_t group, int64_t count, void* to) {
   }
 }
 
-// Pixels of a packed block, one after another, that meet the weights together: so many as a kernel multiplies at once.
-// The border at the end of each line may be among them.
+// A run of a packed block: so many pixels one after another as a kernel wants side by side. The border at the end of
+// each line may be among them.
 template <int kCount>
-struct Pixels {
+struct Run {
   const BFloat16* x;
   int64_t line, column;  // of the first, within the block
   bool dense;            // all are pixels of the picture, of one line
 
-  Pixels() = default;
-  Pixels(const Product& p, const Part& part, const Layout& layout, const BFloat16* rows, int64_t position)
+  Run() = default;
+  Run(const Product& p, const Part& part, const Layout& layout, const BFloat16* rows, int64_t position)
       : line(position / pitch(p)), column(position % pitch(p)) {
     x = rows + line * layout.line + column * kChannels;
     dense = column + kCount <= part.width && line < part.lines && pixel(p, part) + kCount <= p.pixels;
@@ -145,7 +145,7 @@ void write_pixel(Isa::V a, Isa::V b, BFloat16* y) {
 }
 
 template <bool kGated, int kCount>
-void write(const Product& p, const Part& part, const Pixels<kCount>& pixels, const float* left, const float* right,
+void write(const Product& p, const Part& part, const Run<kCount>& pixels, const float* left, const float* right,
            int64_t group) {
   constexpr int64_t kWidth = kGated ? kGroup / 2 : kGroup;
   const int64_t row = kGated ? p.outputs / 2 : p.outputs, second = kGated ? row + 16 * group : kGroup * group + 16;
@@ -169,37 +169,42 @@ void write(const Product& p, const Part& part, const Pixels<kCount>& pixels, con
   }
 }
 
-// `Kernel` multiplies up to kTiles times kPixels pixels of a block with a group of weights into
-// sums [kTiles][2 halves of the outputs][kPixels][16].
+// `Kernel` multiplies up to kTiles tiles of a block with a group of weights into sums [kTiles][2 halves of the
+// outputs][kPixels][16]. A tile is kPixels pixels, in runs of kRun, and x has a pointer for each run.
 template <class Kernel, int kTaps, bool kGated>
 void multiply_block(const Product& p, int64_t block, const BFloat16* rows, int64_t group, int64_t count,
                     const BFloat16* weights) {
-  constexpr int kPixels = Kernel::kPixels, kTiles = Kernel::kTiles;
+  constexpr int kPixels = Kernel::kPixels, kRun = Kernel::kRun, kRuns = kPixels / kRun, kTiles = Kernel::kTiles;
   const Part part(p, block);
   const Layout layout(p);
-  // Lines that tiles fill are cut each for itself; others go on into the next one, the border between them included.
-  const bool whole = part.width % kPixels == 0;
-  const int64_t a_line = part.width / kPixels;
-  int64_t tiles = whole ? part.lines * a_line : divide_up(part.lines * pitch(p), kPixels);
+  // Lines that runs fill are cut each for itself; others go on into the next one, the border between them included.
+  const bool whole = part.width % kRun == 0;
+  const int64_t a_line = part.width / kRun;
+  int64_t runs = whole ? part.lines * a_line : divide_up(part.lines * pitch(p), kRun);
   if (p.taps == 1) {  // the last line of a matrix may have few rows
     const int64_t rows_left = p.pixels - part.line * p.width;
-    tiles = tiles * kPixels < rows_left ? tiles : divide_up(rows_left, kPixels);
+    runs = runs * kRun < rows_left ? runs : divide_up(rows_left, kRun);
   }
   alignas(64) float sums[kTiles][2][kPixels * 16];
   Kernel::enter();
-  for (int64_t first = 0; first < tiles; first += kTiles) {
-    const int here = tiles - first < kTiles ? static_cast<int>(tiles - first) : kTiles;
-    Pixels<kPixels> pixels[kTiles];
-    const BFloat16* x[kTiles];
-    for (int i = 0; i < here; ++i) {
-      const int64_t tile = first + i,
-                    position = whole ? tile / a_line * pitch(p) + tile % a_line * kPixels : tile * kPixels;
-      pixels[i] = Pixels<kPixels>(p, part, layout, rows, position);
-      x[i] = pixels[i].x;
+  for (int64_t first = 0; first < runs; first += kTiles * kRuns) {
+    const int here = runs - first < kTiles * kRuns ? static_cast<int>(runs - first) : kTiles * kRuns;
+    const int tiles = (here + kRuns - 1) / kRuns;
+    Run<kRun> run[kTiles * kRuns];
+    const BFloat16* x[kTiles * kRuns];
+    for (int i = 0; i < tiles * kRuns; ++i) {
+      // What the last tile lacks is the last run again, which is not written twice.
+      const int64_t at = first + (i < here ? i : here - 1);
+      run[i] = Run<kRun>(p, part, layout, rows, whole ? at / a_line * pitch(p) + at % a_line * kRun : at * kRun);
+      x[i] = run[i].x;
     }
     for (int64_t g = 0; g < count; ++g) {
-      Kernel::template multiply<kTaps>(p, layout, x, here, weights + g * group_size(p), sums[0][0]);
-      for (int i = 0; i < here; ++i) write<kGated>(p, part, pixels[i], sums[i][0], sums[i][1], group + g);
+      Kernel::template multiply<kTaps>(p, layout, x, tiles, weights + g * group_size(p), sums[0][0]);
+      for (int i = 0; i < here; ++i) {
+        const auto& tile = sums[i / kRuns];
+        const int64_t offset = i % kRuns * kRun * 16;
+        write<kGated>(p, part, run[i], tile[0] + offset, tile[1] + offset, group + g);
+      }
     }
   }
   Kernel::leave();
