@@ -97,12 +97,8 @@ AttentionMaps compute_maps(const cpu::Kernel& kernel, const Inputs& inputs) {
   return result;
 }
 
-struct Gradients {
-  at::Tensor q, k, v;
-};
-
-Gradients compute_backward(const cpu::Kernel& kernel, const Inputs& inputs, const at::Tensor& dout,
-                           const at::Tensor& dloss, bool for_q, bool for_kv) {
+void compute_backward(const cpu::Kernel& kernel, const Inputs& inputs, const at::Tensor& dout, const at::Tensor& dloss,
+                      const at::Tensor& dq, const at::Tensor& dk, const at::Tensor& dv) {
   SWAP_RECORD(inputs.name(), inputs.q, inputs.k);
   Problem p = inputs.problem();
   const auto g = dout.defined() ? dense_rows(dout) : at::zeros({1}, inputs.q.options()).expand(inputs.q.sizes());
@@ -115,25 +111,18 @@ Gradients compute_backward(const cpu::Kernel& kernel, const Inputs& inputs, cons
   } else {
     p.k_ref = {};
   }
-  Gradients result;
-  if (for_q) {
-    result.q = rows_with_heads(inputs.q);
-    p.dq = mutable_rows_of(result.q);
-  }
+  if (dq.defined()) p.dq = mutable_rows_of(dq);
   at::Tensor sums;
-  if (for_kv) {
-    result.k = rows_with_heads(inputs.k);
-    result.v = rows_with_heads(inputs.v);
-    p.dk = mutable_rows_of(result.k), p.dv = mutable_rows_of(result.v);
+  if (dk.defined()) {
+    p.dk = mutable_rows_of(dk), p.dv = mutable_rows_of(dv);
     if (p.chunks > 1) {
       sums = at::empty({items(p), cpu::dkv_size(p)}, at::kFloat);
       p.dkv = sums.mutable_data_ptr<float>();
     }
   }
   run(p, kernel, true);
-  if (!p.dkv) return result;
+  if (!p.dkv) return;
   cpu::run_parallel(p.batch * p.heads, [&](int64_t head, int64_t) { kernel.finish_backward(p, head); });
-  return result;
 }
 
 struct FusedSplitAttention : torch::autograd::Function<FusedSplitAttention> {
@@ -154,11 +143,12 @@ struct FusedSplitAttention : torch::autograd::Function<FusedSplitAttention> {
     const auto saved = context->get_saved_variables();
     const auto& kernel = *reinterpret_cast<const cpu::Kernel*>(context->saved_data["kernel"].toInt());
     const Inputs inputs(saved[0], saved[1], saved[2], saved[3], saved[4], context->saved_data["causal"].toBool());
-    const bool for_q = context->needs_input_grad(0);
     const bool for_kv = context->needs_input_grad(1) || context->needs_input_grad(2);
-    const auto dloss = gradients.size() > 1 ? gradients[1] : at::Tensor();
-    const auto result = compute_backward(kernel, inputs, gradients[0], dloss, for_q, for_kv);
-    return {result.q, result.k, result.v, {}, {}, {}, {}};
+    const auto wanted = [](bool it_is, const at::Tensor& like) { return it_is ? rows_with_heads(like) : at::Tensor(); };
+    const auto dq = wanted(context->needs_input_grad(0), inputs.q);
+    const auto dk = wanted(for_kv, inputs.k), dv = wanted(for_kv, inputs.v);
+    compute_backward(kernel, inputs, gradients[0], gradients.size() > 1 ? gradients[1] : at::Tensor(), dq, dk, dv);
+    return {dq, dk, dv, {}, {}, {}, {}};
   }
 };
 
@@ -201,6 +191,13 @@ SplitAttentionResult split_attention_fused_cpu(const cpu::Kernel& kernel, const 
   const auto optional = [](const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; };
   const auto results = FusedSplitAttention::apply(q, k, v, optional(k_ref), optional(weights), &kernel, causal);
   return {results[0], results.size() > 1 ? results[1] : at::Tensor()};
+}
+
+void split_attention_gradient_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
+                                        const at::Tensor& v, const at::Tensor& k_ref, const at::Tensor& weights,
+                                        bool causal, const at::Tensor& dout, const at::Tensor& dloss,
+                                        const at::Tensor& dq, const at::Tensor& dk, const at::Tensor& dv) {
+  compute_backward(kernel, Inputs(q, k, v, k_ref, weights, causal), dout, dloss, dq, dk, dv);
 }
 
 AttentionMaps attention_maps_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,

@@ -18,6 +18,14 @@ const cpu::Kernel* fused_cpu_kernel(const at::Tensor& q, const at::Tensor& k, co
 SplitAttentionResult split_attention_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
                                                const at::Tensor& v, const at::Tensor& k_ref, const at::Tensor& weights,
                                                bool causal = false);
+
+// The gradients of out dout + loss dloss; either may be undefined. Written to dq, dk and dv, like q, k and v, of which
+// dq, or dk and dv, may be undefined.
+void split_attention_gradient_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
+                                        const at::Tensor& v, const at::Tensor& k_ref, const at::Tensor& weights,
+                                        bool causal, const at::Tensor& dout, const at::Tensor& dloss,
+                                        const at::Tensor& dq, const at::Tensor& dk, const at::Tensor& dv);
+
 AttentionMaps attention_maps_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
                                        const at::Tensor& v);
 

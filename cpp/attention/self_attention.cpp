@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "attention/layout.h"
@@ -76,6 +77,24 @@ at::Tensor compute_forward(const FlashKernel& kernel, const at::Tensor& q, const
   return out;
 }
 
+// Into `gradient`: dQ, dK, dV.
+void compute_backward(const FlashKernel& kernel, const std::array<at::Tensor, 3>& qkv, const at::Tensor& out,
+                      const at::Tensor& lse, const at::Tensor& gradient_of_out,
+                      const std::array<at::Tensor, 3>& gradient) {
+  SWAP_RECORD("swap::self_attention", qkv[0], qkv[1]);
+  auto p = make_problem(qkv[0], qkv[1], qkv[2]);
+  const auto dout = dense_rows(gradient_of_out);
+  p.o = rows_of(out), p.dout = rows_of(dout);
+  p.lse = lse.mutable_data_ptr<float>();
+  p.dq = mutable_rows_of(gradient[0]), p.dk = mutable_rows_of(gradient[1]), p.dv = mutable_rows_of(gradient[2]);
+  cut(p, cpu::key_blocks(p), kBackwardItems);
+  const int64_t heads = p.batch * p.heads;
+  const auto sums = at::empty({heads * p.chunks, cpu::dq_size(p)}, at::kFloat);
+  p.dq_sums = sums.mutable_data_ptr<float>();
+  run(p, kernel, true,
+      {{kernel.prepare_backward, heads}, {kernel.backward, heads * p.chunks}, {kernel.finish_backward, heads}});
+}
+
 struct FlashAttention : torch::autograd::Function<FlashAttention> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
                             const at::Tensor& v, const FlashKernel* kernel) {
@@ -90,21 +109,11 @@ struct FlashAttention : torch::autograd::Function<FlashAttention> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  const torch::autograd::variable_list& gradients) {
     const auto saved = context->get_saved_variables();
-    SWAP_RECORD("swap::self_attention", saved[0], saved[1]);
     const auto& kernel = *reinterpret_cast<const FlashKernel*>(context->saved_data["kernel"].toInt());
-    auto p = make_problem(saved[0], saved[1], saved[2]);
-    const auto dout = dense_rows(gradients[0]);
-    const auto dq = rows_with_heads(saved[0]), dk = rows_with_heads(saved[1]), dv = rows_with_heads(saved[2]);
-    p.o = rows_of(saved[3]), p.dout = rows_of(dout);
-    p.lse = saved[4].mutable_data_ptr<float>();
-    p.dq = mutable_rows_of(dq), p.dk = mutable_rows_of(dk), p.dv = mutable_rows_of(dv);
-    cut(p, cpu::key_blocks(p), kBackwardItems);
-    const int64_t heads = p.batch * p.heads;
-    const auto sums = at::empty({heads * p.chunks, cpu::dq_size(p)}, at::kFloat);
-    p.dq_sums = sums.mutable_data_ptr<float>();
-    run(p, kernel, true,
-        {{kernel.prepare_backward, heads}, {kernel.backward, heads * p.chunks}, {kernel.finish_backward, heads}});
-    return {dq, dk, dv, at::Tensor()};
+    const std::array<at::Tensor, 3> gradient{rows_with_heads(saved[0]), rows_with_heads(saved[1]),
+                                             rows_with_heads(saved[2])};
+    compute_backward(kernel, {saved[0], saved[1], saved[2]}, saved[3], saved[4], gradients[0], gradient);
+    return {gradient[0], gradient[1], gradient[2], at::Tensor()};
   }
 };
 
@@ -136,6 +145,25 @@ at::Tensor self_attention_flash(const FlashKernel& kernel, const at::Tensor& q, 
 at::Tensor self_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const auto* kernel = flash_kernel(q, k, v);
   return kernel ? self_attention_flash(*kernel, q, k, v) : at::scaled_dot_product_attention(q, k, v);
+}
+
+at::Tensor self_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) {
+  const auto plain = [heads](const at::Tensor& input) {
+    const auto sides = input.chunk(3, -1);
+    return join_heads(self_attention(split_heads(sides[0], heads), split_heads(sides[1], heads), split_heads(sides[2], heads)));
+  };
+  if (!noted(steps)) return plain(qkv);
+  const auto sides = split_sides(qkv, heads);
+  const auto* kernel = flash_kernel(sides[0], sides[1], sides[2]);
+  if (!kernel) return steps->differentiate(qkv, plain);
+  at::Tensor lse;
+  const auto out = compute_forward(*kernel, sides[0], sides[1], sides[2], true, lse);
+  steps->then([=](const at::Tensor& dy) {
+    const auto gradient = at::empty_like(qkv);
+    compute_backward(*kernel, split_sides(qkv, heads), out, lse, split_heads(dy, heads), split_sides(gradient, heads));
+    return gradient;
+  });
+  return join_heads(out);
 }
 
 }  // namespace swap

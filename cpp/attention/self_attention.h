@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include "cpu/flash_kernel.h"
+#include "runtime/steps.h"
 
 namespace swap {
 
@@ -17,5 +18,8 @@ const cpu::FlashKernel* flash_kernel(const at::Tensor& q, const at::Tensor& k, c
 // The same with a given kernel, which must take the tensors.
 at::Tensor self_attention_flash(const cpu::FlashKernel& kernel, const at::Tensor& q, const at::Tensor& k,
                                 const at::Tensor& v);
+
+// Q, K and V side by side, [B, N, 3 C] in heads of d -> [B, N, C]
+at::Tensor self_attention(const at::Tensor& qkv, int64_t heads, Steps* steps = nullptr);
 
 }  // namespace swap

@@ -1,10 +1,14 @@
 #include "attention/split_attention.h"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include <cmath>
 #include <cstdlib>
+#include <vector>
 
 #include "attention/fused_cpu.h"
 #include "attention/fused_cuda.h"
+#include "attention/layout.h"
 #include "cpu/kernels.h"
 #include "runtime/error.h"
 
@@ -61,6 +65,33 @@ SplitAttentionResult split_attention(const at::Tensor& q, const at::Tensor& k, c
     return split_attention_fused_cuda(cuda_launcher(), q, k, v, k_ref, weights);
   }
   return split_attention_eager(q, k, v, k_ref, weights);
+}
+
+std::pair<SplitAttentionResult, SplitAttentionGradient> split_attention_and_gradient(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& k_ref, const at::Tensor& weights) {
+  const auto* kernel = plain_attention_wanted() ? nullptr : fused_cpu_kernel(q, k, v, k_ref, weights);
+  if (kernel) {
+    c10::NoGradGuard no_graph;
+    const auto gradient = [=](const at::Tensor& dout, const at::Tensor& dloss, bool for_q, bool for_kv) {
+      const auto like = [](const at::Tensor& x, bool wanted) { return wanted ? rows_with_heads(x) : at::Tensor(); };
+      const std::array<at::Tensor, 3> result{like(q, for_q), like(k, for_kv), like(v, for_kv)};
+      split_attention_gradient_fused_cpu(*kernel, q, k, v, k_ref, weights, /*causal=*/false, dout, dloss, result[0],
+                                         result[1], result[2]);
+      return result;
+    };
+    return {split_attention_fused_cpu(*kernel, q, k, v, k_ref, weights), gradient};
+  }
+  const auto leaf = [](const at::Tensor& x) { return x.detach().requires_grad_(true); };
+  const auto leaf_q = leaf(q), leaf_k = leaf(k), leaf_v = leaf(v);
+  const at::AutoGradMode differentiated(true);
+  const auto result = split_attention(leaf_q, leaf_k, leaf_v, k_ref, weights);
+  const auto gradient = [=](const at::Tensor& dout, const at::Tensor& dloss, bool, bool) {
+    std::vector<at::Tensor> outputs{result.out}, gradients{dout};
+    if (dloss.defined()) outputs.push_back(result.loss), gradients.push_back(dloss);
+    const auto found = torch::autograd::grad(outputs, {leaf_q, leaf_k, leaf_v}, gradients);
+    return std::array<at::Tensor, 3>{found[0], found[1], found[2]};
+  };
+  return {{result.out.detach(), result.loss.defined() ? result.loss.detach() : at::Tensor()}, gradient};
 }
 
 AttentionMaps attention_maps_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {

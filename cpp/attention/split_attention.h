@@ -11,7 +11,10 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <array>
+#include <functional>
 #include <string>
+#include <utility>
 
 namespace swap {
 
@@ -23,6 +26,14 @@ struct SplitAttentionResult {
 // q [B,H,N,d], k and v [B,H,L,d], k_ref [1|B,H,L,d] or undefined, weights [L] fp32 or undefined (1 everywhere)
 SplitAttentionResult split_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const at::Tensor& k_ref = {}, const at::Tensor& weights = {});
+
+// dQ, dK and dV of out dout + loss dloss, as far as they are wanted; dloss may be undefined. Taken once.
+using SplitAttentionGradient = std::function<std::array<at::Tensor, 3>(const at::Tensor& dout, const at::Tensor& dloss,
+                                                                       bool for_q, bool for_kv)>;
+
+// The same without a node in LibTorch's graph, and its way back.
+std::pair<SplitAttentionResult, SplitAttentionGradient> split_attention_and_gradient(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& k_ref, const at::Tensor& weights);
 
 struct AttentionMaps {
   at::Tensor out;   // [B,H,N,d], the dtype of q

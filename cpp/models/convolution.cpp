@@ -135,6 +135,11 @@ struct Convolution : torch::autograd::Function<Convolution> {
 
 }  // namespace
 
+at::Tensor convolution_gradient(const at::Tensor& dy, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,
+                                int64_t padding, const PackedWeights::Ptr& packed) {
+  return input_gradient(dy, shape, weight, {stride, padding}, packed);
+}
+
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
                     int64_t padding, const PackedWeights::Ptr& packed) {
   if (c10::GradMode::is_enabled() && x.requires_grad()) {

@@ -11,4 +11,8 @@ namespace swap {
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
                     int64_t padding, const PackedWeights::Ptr& packed = {});
 
+// dy [B, out, h', w'], the shape of x -> dx
+at::Tensor convolution_gradient(const at::Tensor& dy, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,
+                                int64_t padding, const PackedWeights::Ptr& packed = {});
+
 }  // namespace swap

@@ -57,6 +57,12 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   return fused.multiplied->typed<Multiplied>().call(x, gate, weights[0], biases[0], "mul");
 }
 
+at::Tensor input_gradient(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                          const PackedWeights::Ptr& packed, const at::Tensor& dy) {
+  const auto gradient = geglu_gradient(linear(x, weight, bias, packed), dy);
+  return linear_gradient(gradient, weight, packed);
+}
+
 // Keeps its input alone and takes the product again on the way back: the layer's output is eight times as wide, and
 // with its GELU twelve times.
 struct GatedLinear : torch::autograd::Function<GatedLinear> {
@@ -69,17 +75,18 @@ struct GatedLinear : torch::autograd::Function<GatedLinear> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const auto &x = saved[0], &weight = saved[1], &dy = gradients[0];
-    const auto packed = saved_packed(*context);
-    const auto gradient = geglu_gradient(linear(x, weight, saved[2], packed), dy);
-    return {linear_gradient(gradient, weight, packed), at::Tensor(), at::Tensor(), at::Tensor()};
+    const auto dx = input_gradient(saved[0], saved[1], saved[2], saved_packed(*context), gradients[0]);
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
 at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                        const PackedWeights::Ptr& packed) {
+                        const PackedWeights::Ptr& packed, Steps* steps) {
+  if (noted(steps)) {
+    steps->then([=](const at::Tensor& dy) { return input_gradient(x, weight, bias, packed, dy); });
+  }
   if (!c10::GradMode::is_enabled() || !x.requires_grad()) return compute(x, weight, bias, packed);
   return GatedLinear::apply(x, weight, bias, packed);
 }

@@ -43,6 +43,12 @@ at::Tensor compute(const GeluKernel& kernel, const at::Tensor& x) {
   return y;
 }
 
+at::Tensor input_gradient(const GeluKernel& kernel, const at::Tensor& x, const at::Tensor& dy) {
+  const auto dense = dy.contiguous(), dx = at::empty_like(x);
+  run(kernel.quick_gradient, {x.const_data_ptr(), dense.const_data_ptr(), dx.mutable_data_ptr()}, x);
+  return dx;
+}
+
 struct QuickGelu : torch::autograd::Function<QuickGelu> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const GeluKernel* kernel) {
     context->save_for_backward({x});
@@ -51,21 +57,27 @@ struct QuickGelu : torch::autograd::Function<QuickGelu> {
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
-    const auto x = context->get_saved_variables()[0], dy = gradients[0].contiguous();
     const auto& kernel = *reinterpret_cast<const GeluKernel*>(context->saved_data["kernel"].toInt());
-    const auto dx = at::empty_like(x);
-    run(kernel.quick_gradient, {x.const_data_ptr(), dy.const_data_ptr(), dx.mutable_data_ptr()}, x);
-    return {dx, at::Tensor()};
+    return {input_gradient(kernel, context->get_saved_variables()[0], gradients[0]), at::Tensor()};
   }
 };
 
 }  // namespace
 
-at::Tensor quick_gelu(const at::Tensor& x) {
+at::Tensor quick_gelu(const at::Tensor& x, Steps* steps) {
   const auto* kernel = find_kernel(x, x.numel());
-  if (!kernel) return x * at::sigmoid(x * 1.702);
+  if (!kernel) {
+    const auto plain = [](const at::Tensor& input) { return input * at::sigmoid(input * 1.702); };
+    return noted(steps) ? steps->differentiate(x, plain) : plain(x);
+  }
+  if (noted(steps)) steps->then([=](const at::Tensor& dy) { return input_gradient(*kernel, x, dy); });
   if (c10::GradMode::is_enabled() && x.requires_grad()) return QuickGelu::apply(x, kernel);
   return compute(*kernel, x);
+}
+
+at::Tensor gelu(const at::Tensor& x, Steps* steps) {
+  if (noted(steps)) steps->then([=](const at::Tensor& dy) { return at::gelu_backward(dy, x); });
+  return at::gelu(x);
 }
 
 at::Tensor geglu_gradient(const at::Tensor& halves, const at::Tensor& dy) {

@@ -1,14 +1,18 @@
-// The layers that all models are made of: plain structs of frozen tensors, read from a scope.
+// The layers that all models are made of: plain structs of frozen tensors, read from a scope. Given steps, they note
+// their way back.
 #pragma once
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <string>
 #include <vector>
 
+#include "attention/layout.h"
 #include "models/convolution.h"
 #include "models/linear.h"
 #include "models/norm.h"
+#include "runtime/steps.h"
 #include "weights/store.h"
 
 namespace swap {
@@ -27,7 +31,22 @@ struct Linear {
         bias(with_bias ? scope.read("bias", {out}) : at::Tensor()),
         packed(keep_packed(scope)) {}
 
-  at::Tensor operator()(const at::Tensor& x) const { return linear(x, weight, bias, packed); }
+  // Several of them side by side, one product for all: [out of the first, of the second, ...].
+  Linear(const Scope& scope, const std::vector<std::string>& names, int64_t in, int64_t out, bool with_bias)
+      : weight(scope.read_rows(each(names, ".weight"), {out, in})),
+        bias(with_bias ? scope.read_rows(each(names, ".bias"), {out}) : at::Tensor()),
+        packed(keep_packed(scope)) {}
+
+  at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr) const {
+    if (noted(steps)) steps->then([this](const at::Tensor& dy) { return linear_gradient(dy, weight, packed); });
+    return linear(x, weight, bias, packed);
+  }
+
+ private:
+  static std::vector<std::string> each(std::vector<std::string> names, const char* end) {
+    for (auto& name : names) name += end;
+    return names;
+  }
 };
 
 struct Conv2d {
@@ -43,7 +62,15 @@ struct Conv2d {
         padding(padding),
         packed(keep_packed(scope)) {}
 
-  at::Tensor operator()(const at::Tensor& x) const { return convolve(x, weight, bias, stride, padding, packed); }
+  at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr) const {
+    if (noted(steps)) steps->then(way_back(x));
+    return convolve(x, weight, bias, stride, padding, packed);
+  }
+  Steps::Step way_back(const at::Tensor& x) const {
+    return [this, shape = x.sizes().vec()](const at::Tensor& dy) {
+      return convolution_gradient(dy, shape, weight, stride, padding, packed);
+    };
+  }
 };
 
 struct GroupNorm {
@@ -55,9 +82,13 @@ struct GroupNorm {
   GroupNorm(const Scope& scope, int64_t channels, int64_t groups, double eps)
       : weight(scope.read("weight", {channels})), bias(scope.read("bias", {channels})), groups(groups), eps(eps) {}
 
-  at::Tensor operator()(const at::Tensor& x) const { return group_norm(x, groups, weight, bias, eps, false); }
+  at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr) const {
+    return group_norm(x, groups, weight, bias, eps, false, steps);
+  }
   // With SiLU behind it.
-  at::Tensor activated(const at::Tensor& x) const { return group_norm(x, groups, weight, bias, eps, true); }
+  at::Tensor activated(const at::Tensor& x, Steps* steps = nullptr) const {
+    return group_norm(x, groups, weight, bias, eps, true, steps);
+  }
 };
 
 struct LayerNorm {
@@ -68,7 +99,16 @@ struct LayerNorm {
   LayerNorm(const Scope& scope, int64_t width, double eps = 1e-5)
       : weight(scope.read("weight", {width})), bias(scope.read("bias", {width})), eps(eps) {}
 
-  at::Tensor operator()(const at::Tensor& x) const { return at::layer_norm(x, {weight.size(0)}, weight, bias, eps); }
+  at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr) const {
+    const int64_t width = weight.size(0);
+    if (!noted(steps)) return at::layer_norm(x, {width}, weight, bias, eps);
+    const auto [y, mean, inverse] = at::native_layer_norm(x, {width}, weight, bias, eps);
+    steps->then([this, width, x, mean = mean, inverse = inverse](const at::Tensor& dy) {
+      return std::get<0>(
+          at::native_layer_norm_backward(dy, x, {width}, mean, inverse, weight, bias, {true, false, false}));
+    });
+    return y;
+  }
 };
 
 // a + b, in the memory of `a`, which nobody else may have, where no gradient is wanted
@@ -81,14 +121,19 @@ inline at::Tensor repeat_to(const at::Tensor& x, int64_t B) {
   return x.size(0) == B ? x : at::cat(std::vector<at::Tensor>(B / x.size(0), x));  // keeps the layout
 }
 
-// [B, N, heads * d] -> [B, heads, N, d]
-inline at::Tensor split_heads(const at::Tensor& x, int64_t heads) {
-  return x.view({x.size(0), x.size(1), heads, x.size(2) / heads}).transpose(1, 2);
+inline at::Tensor cast(const at::Tensor& x, at::ScalarType dtype, Steps* steps = nullptr) {
+  const auto from = x.scalar_type();
+  if (from == dtype) return x;
+  if (noted(steps)) steps->then([from](const at::Tensor& dy) { return dy.to(from); });
+  return x.to(dtype);
 }
 
-// [B, heads, N, d] -> [B, N, heads * d]
-inline at::Tensor join_heads(const at::Tensor& x) {
-  return x.transpose(1, 2).reshape({x.size(0), x.size(2), x.size(1) * x.size(3)});
+// [B, C, h, w] channels-last -> [B, h w, C], and back: views
+inline at::Tensor rows_of_picture(const at::Tensor& x) {
+  return x.permute({0, 2, 3, 1}).reshape({x.size(0), x.size(2) * x.size(3), x.size(1)});
+}
+inline at::Tensor picture_of_rows(const at::Tensor& rows, int64_t h, int64_t w) {
+  return rows.view({rows.size(0), h, w, rows.size(2)}).permute({0, 3, 1, 2});
 }
 
 }  // namespace swap

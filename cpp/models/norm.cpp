@@ -189,17 +189,26 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
 }  // namespace
 
 at::Tensor group_norm(const at::Tensor& x, int64_t groups, const at::Tensor& weight, const at::Tensor& bias, double eps,
-                      bool silu) {
+                      bool silu, Steps* steps) {
   const auto* kernel = find_kernel(x);
   if (!kernel) {
-    const auto y = at::group_norm(x, groups, weight, bias, eps);
-    return silu ? at::silu(y) : y;
+    const auto plain = [=](const at::Tensor& input) {
+      const auto y = at::group_norm(input, groups, weight, bias, eps);
+      return silu ? at::silu(y) : y;
+    };
+    return noted(steps) ? steps->differentiate(x, plain) : plain(x);
   }
   if (c10::GradMode::is_enabled() && x.requires_grad()) {
     return GroupNormFunction::apply(x, groups, weight, bias, eps, silu, kernel);
   }
   at::Tensor kept;
-  return compute_forward(*kernel, x, groups, weight, bias, eps, silu, kept);
+  const auto y = compute_forward(*kernel, x, groups, weight, bias, eps, silu, kept);
+  if (noted(steps)) {
+    steps->then([=](const at::Tensor& dy) {
+      return compute_backward(*kernel, x, dy.contiguous(at::MemoryFormat::ChannelsLast), kept, weight, bias, silu);
+    });
+  }
+  return y;
 }
 
 }  // namespace swap

@@ -20,12 +20,21 @@ struct ResnetBlock {
     if (in != out) shortcut = Conv2d(scope / "conv_shortcut", in, out, 1);
   }
 
-  // x [B, in, h, w], time_embedding [B, time width] after SiLU, or undefined
+  // x [B, in, h, w], time_embedding [B, time width] after SiLU, which has no gradient, or undefined
   at::Tensor operator()(const at::Tensor& x, const at::Tensor& time_embedding = {}) const {
-    auto h = conv1(norm1.activated(x));
+    return as_node([&](const at::Tensor& input, Steps* steps) { return BlockResult{run(input, time_embedding, steps), {}}; },
+                   x).y;
+  }
+
+ private:
+  at::Tensor run(const at::Tensor& x, const at::Tensor& time_embedding, Steps* steps) const {
+    const bool shortened = shortcut.weight.defined();
+    if (steps) steps->fork();
+    auto h = conv1(norm1.activated(x, steps), steps);
     if (time.weight.defined()) h = sum_into(h, time(time_embedding).unsqueeze(-1).unsqueeze(-1));
-    h = conv2(norm2.activated(h));
-    return sum_into(h, shortcut.weight.defined() ? shortcut(x) : x);
+    h = conv2(norm2.activated(h, steps), steps);
+    if (steps) steps->join(shortened ? shortcut.way_back(x) : Steps::Step());
+    return sum_into(h, shortened ? shortcut(x) : x);
   }
 };
 

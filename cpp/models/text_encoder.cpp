@@ -25,8 +25,7 @@ TextEncoder::TextEncoder(const Scope& scope, const TextEncoderSpec& spec, at::Sc
     const Scope layer = scope / "encoder" / "layers" / i, products = layer.as(product_dtype(dtype));
     const Scope attention = products / "self_attn", mlp = products / "mlp";
     layers_.push_back({LayerNorm(layer / "layer_norm1", d, spec.norm_eps),
-                       LayerNorm(layer / "layer_norm2", d, spec.norm_eps), Linear(attention / "q_proj", d, d),
-                       Linear(attention / "k_proj", d, d), Linear(attention / "v_proj", d, d),
+                       LayerNorm(layer / "layer_norm2", d, spec.norm_eps), Linear(attention, {"q_proj", "k_proj", "v_proj"}, d, d, true),
                        Linear(attention / "out_proj", d, d), Linear(mlp / "fc1", d, spec.intermediate),
                        Linear(mlp / "fc2", spec.intermediate, d)});
   }
@@ -36,13 +35,24 @@ TextEncoder::TextEncoder(const Scope& scope, const TextEncoderSpec& spec, at::Sc
 
 at::Tensor TextEncoder::embed(const at::Tensor& ids) const { return at::embedding(tokens_, ids).to(at::kFloat); }
 
-at::Tensor TextEncoder::apply(const Layer& layer, const at::Tensor& x) const {
-  const auto dtype = layer.q.weight.scalar_type();
-  const auto y = layer.norm1(x).to(dtype);
-  const auto heads = [&](const Linear& projection) { return split_heads(projection(y), spec_.heads); };
-  const auto z = x + layer.out(join_heads(causal_attention(heads(layer.q), heads(layer.k), heads(layer.v))));
-  const auto h = layer.fc1(layer.norm2(z).to(dtype));
-  return z + layer.fc2(spec_.activation == "quick_gelu" ? quick_gelu(h) : at::gelu(h));
+at::Tensor TextEncoder::apply(const Layer& layer, const at::Tensor& x, Steps* steps) const {
+  const auto dtype = layer.qkv.weight.scalar_type();
+  const auto residual = [&](const at::Tensor& input, const auto& branch) {
+    if (steps) steps->fork();
+    const auto y = branch(input);
+    if (noted(steps)) steps->then([type = y.scalar_type()](const at::Tensor& dy) { return dy.to(type); });
+    if (steps) steps->join();
+    return input + y;  // in the type of the states
+  };
+  const auto z = residual(x, [&](const at::Tensor& input) {
+    const auto qkv = layer.qkv(cast(layer.norm1(input, steps), dtype, steps), steps);
+    return layer.out(causal_attention(qkv, spec_.heads, steps), steps);
+  });
+  return residual(z, [&](const at::Tensor& input) {
+    const auto h = layer.fc1(cast(layer.norm2(input, steps), dtype, steps), steps);
+    const auto active = spec_.activation == "quick_gelu" ? quick_gelu(h, steps) : gelu(h, steps);
+    return layer.fc2(active, steps);
+  });
 }
 
 EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel, bool whole) const {
@@ -54,8 +64,11 @@ EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel,
   for (size_t i = 0; i < (whole ? layers_.size() : used); ++i) {
     if (i == used) result.states = x;
     x = cancel.at(x);
-    x = sparing ? recompute([this, i](const at::Tensor& input) { return apply(layers_[i], input); }, x)
-                : apply(layers_[i], x);
+    const auto layer = [this, i](const at::Tensor& input, Steps* steps) {
+      return BlockResult{apply(layers_[i], input, steps), {}};
+    };
+    x = sparing ? recompute([layer](const at::Tensor& input) { return as_node(layer, input).y; }, x)
+                : as_node(layer, x).y;
   }
   if (!result.states.defined()) result.states = x;
   if (spec_.final_norm) result.states = final_norm_(result.states);

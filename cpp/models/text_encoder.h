@@ -40,10 +40,10 @@ class TextEncoder {
  private:
   struct Layer {
     LayerNorm norm1, norm2;
-    Linear q, k, v, out, fc1, fc2;
+    Linear qkv, out, fc1, fc2;  // Q, K and V side by side
   };
 
-  at::Tensor apply(const Layer& layer, const at::Tensor& x) const;
+  at::Tensor apply(const Layer& layer, const at::Tensor& x, Steps* steps) const;
   EncodedText run(const at::Tensor& embeddings, const Cancel& cancel, bool whole) const;
 
   TextEncoderSpec spec_;

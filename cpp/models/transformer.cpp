@@ -6,7 +6,10 @@
 
 namespace swap {
 
-SpatialTransformer::Attention::Attention(const Scope& scope, int64_t width, int64_t context_width)
+SpatialTransformer::SelfAttention::SelfAttention(const Scope& scope, int64_t width)
+    : qkv(scope, {"to_q", "to_k", "to_v"}, width, width, false), out(scope / "to_out" / 0, width, width) {}
+
+SpatialTransformer::CrossAttention::CrossAttention(const Scope& scope, int64_t width, int64_t context_width)
     : q(scope / "to_q", width, width, false),
       k(scope / "to_k", context_width, width, false),
       v(scope / "to_v", context_width, width, false),
@@ -16,7 +19,7 @@ SpatialTransformer::Block::Block(const Scope& scope, int64_t width, int64_t cont
     : norm1(scope / "norm1", width),
       norm2(scope / "norm2", width),
       norm3(scope / "norm3", width),
-      self(scope / "attn1", width, width),
+      self(scope / "attn1", width),
       cross(scope / "attn2", width, context_width),
       gate(scope / "ff" / "net" / 0 / "proj", width, 8 * width),
       out(scope / "ff" / "net" / 2, 4 * width, width) {}
@@ -41,48 +44,93 @@ SpatialTransformer::SpatialTransformer(const Scope& scope, const UNetSpec& spec,
 }
 
 at::Tensor SpatialTransformer::operator()(const at::Tensor& x, AttentionContext& context) const {
-  // Channels-last pixels are rows already: the permutations below are views.
-  auto h = norm_(x);
-  if (!linear_) h = conv_in_(h);
-  h = h.permute({0, 2, 3, 1}).reshape({x.size(0), x.size(2) * x.size(3), x.size(1)});
-  const int64_t B = context.k_states.size(0);
-  if (linear_) h = linear_in_(h);
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    const auto& block = blocks_[i];
-    h = context.cancel.at(h);
-    h = repeat_to(sum_into(self_attention(block.self, block.norm1(h)), h), B);
-    h = sum_into(cross_attention(block.cross, block.norm2(h), context, first_layer_ + static_cast<int64_t>(i)), h);
-    h = sum_into(block.out(gated_linear(block.norm3(h), block.gate.weight, block.gate.bias, block.gate.packed)), h);
+  const auto block = [&](const at::Tensor& input, Steps* steps) { return run(input, context, steps); };
+  auto result = as_node(block, x, context.k_states, context.v_states);
+  for (size_t i = 0; i < result.losses.size(); ++i) {
+    if (result.losses[i].defined()) context.losses.at(static_cast<size_t>(first_layer_) + i) = result.losses[i];
   }
-  if (linear_) h = linear_out_(h);
-  h = h.view({h.size(0), x.size(2), x.size(3), x.size(1)}).permute({0, 3, 1, 2});
-  if (!linear_) h = conv_out_(h);
-  return repeat_to(x, h.size(0)) + h;
+  return result.y;
 }
 
-at::Tensor SpatialTransformer::self_attention(const Attention& layer, const at::Tensor& x) const {
-  auto q = split_heads(layer.q(x), heads_), k = split_heads(layer.k(x), heads_), v = split_heads(layer.v(x), heads_);
-  if (upcast_) q = q.to(at::kFloat), k = k.to(at::kFloat), v = v.to(at::kFloat);
-  return layer.out(join_heads(swap::self_attention(q, k, v)).to(x.scalar_type()));
+BlockResult SpatialTransformer::run(const at::Tensor& x, AttentionContext& context, Steps* steps) const {
+  const int64_t B = context.k_states.size(0), height = x.size(2), width = x.size(3);
+  const auto residual = [&](const at::Tensor& input, const auto& branch) {
+    if (steps) steps->fork();
+    const auto y = branch(input);
+    if (steps) steps->join();
+    return repeat_to(sum_into(y, repeat_to(input, y.size(0))), B);
+  };
+  // Samples that are one up to the first cross-attention have no way back.
+  TORCH_CHECK(!steps || x.size(0) == B, "a gradient for ", x.size(0), " samples of ", B);
+  BlockResult result;
+  result.y = residual(x, [&](const at::Tensor& input) {
+    auto h = norm_(input, steps);
+    if (!linear_) h = conv_in_(h, steps);
+    h = rows_of_picture(h);
+    if (noted(steps)) steps->then([=](const at::Tensor& dy) { return picture_of_rows(dy, height, width); });
+    if (linear_) h = linear_in_(h, steps);
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      const auto& block = blocks_[i];
+      check(context.cancel, steps);
+      h = residual(h, [&](const at::Tensor& rows) { return self_attention(block.self, block.norm1(rows, steps), steps); });
+      h = residual(h, [&](const at::Tensor& rows) {
+        auto [y, loss] = cross_attention(block.cross, block.norm2(rows, steps), context, static_cast<int64_t>(i), steps);
+        result.losses.push_back(loss);
+        return y;
+      });
+      h = residual(h, [&](const at::Tensor& rows) {
+        const auto& gate = block.gate;
+        const auto gated = gated_linear(block.norm3(rows, steps), gate.weight, gate.bias, gate.packed, steps);
+        return block.out(gated, steps);
+      });
+    }
+    if (linear_) h = linear_out_(h, steps);
+    if (noted(steps)) steps->then([](const at::Tensor& dy) { return rows_of_picture(dy); });
+    h = picture_of_rows(h, height, width);
+    return linear_ ? h : conv_out_(h, steps);
+  });
+  return result;
 }
 
-at::Tensor SpatialTransformer::cross_attention(const Attention& layer, const at::Tensor& x, AttentionContext& context,
-                                               int64_t index) const {
-  auto q = split_heads(layer.q(x), heads_), k = split_heads(layer.k(context.k_states), heads_);
-  auto v = split_heads(layer.v(context.v_states), heads_);
+at::Tensor SpatialTransformer::self_attention(const SelfAttention& layer, const at::Tensor& x, Steps* steps) const {
+  const auto qkv = cast(layer.qkv(x, steps), upcast_ ? at::kFloat : x.scalar_type(), steps);
+  return layer.out(cast(swap::self_attention(qkv, heads_, steps), x.scalar_type(), steps), steps);
+}
+
+std::pair<at::Tensor, at::Tensor> SpatialTransformer::cross_attention(const CrossAttention& layer, const at::Tensor& x,
+                                                                      AttentionContext& context, int64_t depth,
+                                                                      Steps* steps) const {
+  const auto index = static_cast<size_t>(first_layer_ + depth);
+  const auto dtype = x.scalar_type(), inner = upcast_ ? at::kFloat : dtype;
+  const auto heads = [&](const at::Tensor& projected) { return split_heads(projected.to(inner), heads_); };
+  const auto q = heads(layer.q(x, steps)), k = heads(layer.k(context.k_states)), v = heads(layer.v(context.v_states));
   at::Tensor reference;
   if (!context.reference.empty() && (*context.reference[0])[index].defined()) {
     std::vector<at::Tensor> keys;
     for (const auto* sample : context.reference) keys.push_back((*sample)[index]);
-    reference = keys.size() == 1 ? keys[0] : at::cat(keys, 0);
+    reference = (keys.size() == 1 ? keys[0] : at::cat(keys, 0)).to(inner);
   }
-  if (upcast_) {
-    q = q.to(at::kFloat), k = k.to(at::kFloat), v = v.to(at::kFloat);
-    if (reference.defined()) reference = reference.to(at::kFloat);
+  SplitAttentionResult result;
+  if (steps) {
+    SplitAttentionGradient gradient;
+    std::tie(result, gradient) = split_attention_and_gradient(q, k, v, reference, context.token_weights);
+    const bool for_q = steps->live;
+    const bool for_kv = context.k_states.requires_grad() || context.v_states.requires_grad();
+    steps->live = true;
+    steps->then_all([=, this, &layer](Slopes& slopes) {
+      const auto dout = split_heads(slopes.x.to(inner), heads_);
+      const auto [dq, dk, dv] = gradient(dout, slopes.losses[static_cast<size_t>(depth)], for_q, for_kv);
+      slopes.x = for_q ? join_heads(dq).to(dtype) : at::Tensor();
+      const auto to_states = [&](const at::Tensor& projected, const Linear& projection, at::Tensor& states) {
+        const auto more = linear_gradient(join_heads(projected).to(dtype), projection.weight, projection.packed);
+        states = states.defined() ? states + more : more;
+      };
+      if (for_kv) to_states(dk, layer.k, slopes.k_states), to_states(dv, layer.v, slopes.v_states);
+    });
+  } else {
+    result = split_attention(q, k, v, reference, context.token_weights);
   }
-  auto result = split_attention(q, k, v, reference, context.token_weights);
-  if (result.loss.defined()) context.losses.at(index) = result.loss;
-  return layer.out(join_heads(result.out).to(x.scalar_type()));
+  return {layer.out(join_heads(result.out).to(dtype), steps), result.loss};
 }
 
 void SpatialTransformer::cross_keys(const at::Tensor& states, ReferenceKeys& keys) const {

@@ -1,6 +1,7 @@
 // The U-Net's spatial transformer: self-attention, split cross-attention, GEGLU feed-forward.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "attention/context.h"
@@ -21,20 +22,27 @@ class SpatialTransformer {
   void cross_keys(const at::Tensor& states, ReferenceKeys& keys) const;
 
  private:
-  struct Attention {
+  struct SelfAttention {
+    Linear qkv, out;  // Q, K and V side by side
+    SelfAttention(const Scope& scope, int64_t width);
+  };
+  struct CrossAttention {
     Linear q, k, v, out;
-    Attention(const Scope& scope, int64_t width, int64_t context_width);
+    CrossAttention(const Scope& scope, int64_t width, int64_t context_width);
   };
   struct Block {
     LayerNorm norm1, norm2, norm3;
-    Attention self, cross;
+    SelfAttention self;
+    CrossAttention cross;
     Linear gate, out;  // GEGLU [C -> 8C], then [4C -> C]
     Block(const Scope& scope, int64_t width, int64_t context_width);
   };
 
-  at::Tensor self_attention(const Attention& layer, const at::Tensor& x) const;
-  at::Tensor cross_attention(const Attention& layer, const at::Tensor& x, AttentionContext& context,
-                             int64_t index) const;
+  BlockResult run(const at::Tensor& x, AttentionContext& context, Steps* steps) const;
+  at::Tensor self_attention(const SelfAttention& layer, const at::Tensor& x, Steps* steps) const;
+  // The loss too, undefined where the layer has none.
+  std::pair<at::Tensor, at::Tensor> cross_attention(const CrossAttention& layer, const at::Tensor& x,
+                                                    AttentionContext& context, int64_t depth, Steps* steps) const;
 
   int64_t heads_, first_layer_;
   bool linear_, upcast_;

@@ -152,22 +152,24 @@ const TensorEntry& WeightStore::find(const std::string& name, const std::string&
               "the files may be incomplete, or of another architecture than their config says");
 }
 
-at::Tensor WeightStore::enqueue(const TensorEntry& entry, at::ScalarType dtype, at::MemoryFormat layout) {
+at::Tensor WeightStore::allocate(at::IntArrayRef shape, at::ScalarType dtype, at::MemoryFormat layout) const {
+  const SmallPages pages;
+  return at::empty(shape, at::TensorOptions().dtype(dtype).memory_format(layout).device(compute_.device));
+}
+
+void WeightStore::enqueue(const TensorEntry& entry, const at::Tensor& target) {
   const int64_t item = static_cast<int64_t>(c10::elementSize(scalar_type(entry)));
   int64_t count = 1;
   for (const int64_t size : entry.shape) count *= size;
-  Pending pending{&entry, nullptr, {}};
+  Pending pending{&entry, nullptr, target};
   if (pending.bytes() != count * item) {
     throw Error("SWAP_MODEL_TENSOR_SHAPE", "tensor '" + entry.name + "' has " + std::to_string(pending.bytes()) +
                                                " bytes, but its shape and dtype need " + std::to_string(count * item));
   }
   pending.file = &open(entry.file);
-  const SmallPages pages;
-  pending.target = at::empty(entry.shape, at::TensorOptions().dtype(dtype).memory_format(layout));
   pending_.push_back(pending);
   pending_bytes_ += pending.bytes();
   if (pending_bytes_ >= kBatch) read_pending();
-  return pending.target;
 }
 
 void WeightStore::read_pending() {
@@ -216,7 +218,8 @@ void WeightStore::read_pending() {
 }
 
 at::Tensor WeightStore::fetch(const TensorEntry& entry) {
-  const auto result = enqueue(entry, at::kFloat, at::MemoryFormat::Contiguous);
+  const auto result = at::empty(entry.shape, at::kFloat);
+  enqueue(entry, result);
   read_pending();
   if (!entry.transposed) return result;
   if (entry.shape.size() != 2)
@@ -226,30 +229,43 @@ at::Tensor WeightStore::fetch(const TensorEntry& entry) {
 
 at::Tensor WeightStore::read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype,
                              at::MemoryFormat layout) {
-  cancel_.check();
-  const auto options = at::TensorOptions().dtype(dtype).memory_format(layout);
-  // A model of shapes alone, for dry runs.
-  if (compute_.device.is_meta()) return at::empty(shape, options.device(at::kMeta));
-  const TensorEntry& entry = find(name, " " + text(shape));
-  if (at::IntArrayRef(entry.shape) != shape) {
-    throw Error("SWAP_MODEL_TENSOR_SHAPE",
-                "tensor '" + name + "' is " + text(entry.shape) + ", but the model's config wants " + text(shape));
+  const auto result = allocate(shape, dtype, layout);
+  read_into(name, result, layout);
+  return result;
+}
+
+at::Tensor WeightStore::read_rows(const std::vector<std::string>& names, at::IntArrayRef shape, at::ScalarType dtype) {
+  auto whole = shape.vec();
+  whole[0] *= static_cast<int64_t>(names.size());
+  const auto result = allocate(whole, dtype, at::MemoryFormat::Contiguous);
+  for (size_t i = 0; i < names.size(); ++i) {
+    read_into(names[i], result.narrow(0, static_cast<int64_t>(i) * shape[0], shape[0]), at::MemoryFormat::Contiguous);
   }
-  at::Tensor result;
+  return result;
+}
+
+void WeightStore::read_into(const std::string& name, const at::Tensor& target, at::MemoryFormat layout) {
+  cancel_.check();
+  // A model of shapes alone, for dry runs.
+  if (compute_.device.is_meta()) return;
+  const TensorEntry& entry = find(name, " " + text(target.sizes()));
+  if (at::IntArrayRef(entry.shape) != target.sizes()) {
+    throw Error("SWAP_MODEL_TENSOR_SHAPE", "tensor '" + name + "' is " + text(entry.shape) +
+                                               ", but the model's config wants " + text(target.sizes()));
+  }
   const auto deltas = deltas_.find(name);
   if (deltas == deltas_.end() && !entry.transposed && compute_.device.is_cpu()) {
-    result = enqueue(entry, dtype, layout);
+    enqueue(entry, target);
   } else {
-    result = fetch(entry);
+    auto numbers = fetch(entry);
     if (deltas != deltas_.end()) {
-      for (const auto& delta : deltas->second) add(delta, result);
+      for (const auto& delta : deltas->second) add(delta, numbers);
       deltas_.erase(deltas);
     }
-    result = result.to(dtype).contiguous(layout).to(compute_.device);
+    target.copy_(numbers.to(target.scalar_type()).contiguous(layout));
   }
-  parameters_ += result.numel();
-  bytes_ += result.numel() * static_cast<int64_t>(c10::elementSize(dtype));
-  return result;
+  parameters_ += target.numel();
+  bytes_ += target.numel() * static_cast<int64_t>(target.element_size());
 }
 
 at::Tensor WeightStore::read_stored(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) {

@@ -32,6 +32,9 @@ class WeightStore {
   at::Tensor read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype,
                   at::MemoryFormat layout = at::MemoryFormat::Contiguous);
 
+  // Tensors of this shape, the rows of one below those of the other: [names * rows, ...].
+  at::Tensor read_rows(const std::vector<std::string>& names, at::IntArrayRef shape, at::ScalarType dtype);
+
   // The same in the half precision that the file has it in, else in `dtype`: for tables of which few rows are used.
   at::Tensor read_stored(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype);
 
@@ -56,7 +59,10 @@ class WeightStore {
 
   File& open(const std::string& file);
   const TensorEntry& find(const std::string& name, const std::string& shape) const;
-  at::Tensor enqueue(const TensorEntry& entry, at::ScalarType dtype, at::MemoryFormat layout);
+  at::Tensor allocate(at::IntArrayRef shape, at::ScalarType dtype, at::MemoryFormat layout) const;
+  // Fills `target`, until finish().
+  void read_into(const std::string& name, const at::Tensor& target, at::MemoryFormat layout);
+  void enqueue(const TensorEntry& entry, const at::Tensor& target);
   void read_pending();
   // The numbers of an entry now.
   at::Tensor fetch(const TensorEntry& entry);
@@ -87,6 +93,11 @@ class Scope {
   at::Tensor read(const std::string& name, at::IntArrayRef shape,
                   at::MemoryFormat layout = at::MemoryFormat::Contiguous) const {
     return store_->read(prefix_ + name, shape, dtype_, layout);
+  }
+  at::Tensor read_rows(const std::vector<std::string>& names, at::IntArrayRef shape) const {
+    auto whole = names;
+    for (auto& name : whole) name = prefix_ + name;
+    return store_->read_rows(whole, shape, dtype_);
   }
   bool small() const { return store_->small(); }
   at::Tensor read_stored(const std::string& name, at::IntArrayRef shape) const {
