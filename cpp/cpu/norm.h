@@ -1,5 +1,5 @@
-// Group normalisation and SiLU over channels-last pixels, forward and backward, for any instruction set: a pass for the
-// sums and a pass for the values, nothing in between that is stored. Included by one file for each instruction set,
+// Normalisation, forward and backward, for any instruction set. Of groups, with SiLU, over channels-last pixels: a pass
+// for the sums and a pass for the values, nothing in between that is stored. Of layers: row by row. Included by one file for each instruction set,
 // after its target pragma: everything here is local to that file.
 #pragma once
 
@@ -107,10 +107,64 @@ struct Norm {
   }
 };
 
+// T: of y and dy. Wide: of x, dx and the weights.
+template <class T, class Wide, class Isa>
+struct LayerNorm {
+  using V = typename Isa::V;
+  static constexpr int kLanes = Isa::kLanes;
+
+  static void apply(const LayerNormProblem& p, int64_t row) {
+    const Wide* const x = static_cast<const Wide*>(p.x) + row * p.width;
+    T* const y = static_cast<T*>(p.out) + row * p.width;
+    const auto *const weight = static_cast<const Wide*>(p.weight), *const bias = static_cast<const Wide*>(p.bias);
+    const float n = static_cast<float>(p.width);
+    V sum = Isa::set(0), squares = Isa::set(0);
+    for (int64_t c = 0; c < p.width; c += kLanes) sum = Isa::add(sum, Isa::load(x + c));
+    const float mean = Isa::horizontal_sum(sum) / n;
+    const V m = Isa::set(mean);
+    for (int64_t c = 0; c < p.width; c += kLanes) {
+      const V d = Isa::sub(Isa::load(x + c), m);
+      squares = Isa::fma(d, d, squares);
+    }
+    const float inverse = 1 / __builtin_sqrtf(Isa::horizontal_sum(squares) / n + p.eps);
+    const V r = Isa::set(inverse);
+    for (int64_t c = 0; c < p.width; c += kLanes) {
+      const V normal = Isa::mul(Isa::sub(Isa::load(x + c), m), r);
+      Isa::store(y + c, Isa::fma(normal, Isa::load(weight + c), Isa::load(bias + c)));
+    }
+    p.kept[2 * row] = mean, p.kept[2 * row + 1] = inverse;
+  }
+
+  // dx = r (w dy - mean(w dy) - xhat mean(w dy xhat)) with xhat = r (x - m)
+  static void gradient(const LayerNormProblem& p, int64_t row) {
+    const Wide* const x = static_cast<const Wide*>(p.x) + row * p.width;
+    const T* const dy = static_cast<const T*>(p.dy) + row * p.width;
+    Wide* const dx = static_cast<Wide*>(p.out) + row * p.width;
+    const auto* const weight = static_cast<const Wide*>(p.weight);
+    const V m = Isa::set(p.kept[2 * row]), r = Isa::set(p.kept[2 * row + 1]);
+    V first = Isa::set(0), second = Isa::set(0);
+    for (int64_t c = 0; c < p.width; c += kLanes) {
+      const V g = Isa::mul(Isa::load(dy + c), Isa::load(weight + c));
+      first = Isa::add(first, g);
+      second = Isa::fma(g, Isa::mul(Isa::sub(Isa::load(x + c), m), r), second);
+    }
+    const float n = static_cast<float>(p.width);
+    const V a = Isa::set(Isa::horizontal_sum(first) / n), b = Isa::set(Isa::horizontal_sum(second) / n);
+    for (int64_t c = 0; c < p.width; c += kLanes) {
+      const V g = Isa::mul(Isa::load(dy + c), Isa::load(weight + c));
+      const V normal = Isa::mul(Isa::sub(Isa::load(x + c), m), r);
+      Isa::store(dx + c, Isa::mul(r, Isa::sub(Isa::sub(g, a), Isa::mul(normal, b))));
+    }
+  }
+
+  static constexpr LayerNormKernel kKernel{apply, gradient};
+};
+
 template <class T, class Isa>
 constexpr NormKernel make_norm_kernel(bool bfloat16) {
   using N = Norm<T, Isa>;
-  return {bfloat16, N::sums, N::apply, N::gradient_sums, N::gradient};
+  return {bfloat16,    N::sums, N::apply, N::gradient_sums, N::gradient, LayerNorm<T, T, Isa>::kKernel,
+          LayerNorm<T, float, Isa>::kKernel};
 }
 
 }  // namespace

@@ -13,13 +13,14 @@ using Isa = BFloat16Pairs;
 
 constexpr int64_t kTile = 16 * kChannels;  // elements: 16 outputs, or pixels, of 32 channels
 
-// Which part of the picture a block is.
+// Which part of the pictures a block is.
 struct Part {
-  int64_t sample, line, lines, column, width;
+  int64_t sample, samples, line, lines, column, width;
 
   Part(const Product& p, int64_t block) {
     const int64_t across = blocks_across(p), down = blocks_down(p);
-    sample = block / (across * down);
+    sample = block / (across * down) * p.block_samples;
+    samples = p.samples - sample < p.block_samples ? p.samples - sample : p.block_samples;
     line = block / across % down * p.block_lines, column = block % across * p.block_width;
     lines = p.height - line < p.block_lines ? p.height - line : p.block_lines;
     width = p.width - column < p.block_width ? p.width - column : p.block_width;
@@ -34,7 +35,7 @@ struct Layout {
 
   explicit Layout(const Product& p)
       : line(p.taps == 1 ? pitch(p) * p.depth : pitch(p) * kChannels),
-        plane(p.taps == 1 ? pitch(p) * kChannels : packed_lines(p) * pitch(p) * kChannels) {}
+        plane(p.taps == 1 ? pitch(p) * kChannels : p.block_samples * packed_lines(p) * pitch(p) * kChannels) {}
 };
 
 void pack_pixel(const BFloat16* from, int64_t depth, BFloat16* to, int64_t plane) {
@@ -49,14 +50,16 @@ void pack_block(const Product& p, int64_t block, void* to) {
   const Part part(p, block);
   const Layout layout(p);
   const int64_t edge = border(p);
-  const auto* const x = static_cast<const BFloat16*>(p.x) + part.sample * p.pixels * p.depth;
-  for (int64_t i = 0; i < part.lines + 2 * edge; ++i) {
-    const int64_t line = part.line + i - edge;
-    auto* const row = static_cast<BFloat16*>(to) + i * layout.line;
-    for (int64_t j = 0; j < part.width + 2 * edge; ++j) {
-      const int64_t column = part.column + j - edge, pixel = line * p.width + column;
-      const bool inside = line >= 0 && line < p.height && column >= 0 && column < p.width && pixel < p.pixels;
-      pack_pixel(inside ? x + pixel * p.depth : nullptr, p.depth, row + j * kChannels, layout.plane);
+  for (int64_t s = 0; s < part.samples; ++s) {
+    const auto* const x = static_cast<const BFloat16*>(p.x) + (part.sample + s) * p.pixels * p.depth;
+    for (int64_t i = 0; i < part.lines + 2 * edge; ++i) {
+      const int64_t line = part.line + i - edge;
+      auto* const row = static_cast<BFloat16*>(to) + (s * packed_lines(p) + i) * layout.line;
+      for (int64_t j = 0; j < part.width + 2 * edge; ++j) {
+        const int64_t column = part.column + j - edge, pixel = line * p.width + column;
+        const bool inside = line >= 0 && line < p.height && column >= 0 && column < p.width && pixel < p.pixels;
+        pack_pixel(inside ? x + pixel * p.depth : nullptr, p.depth, row + j * kChannels, layout.plane);
+      }
     }
   }
 }
@@ -117,13 +120,13 @@ void pack_weights(const Product& p, int64_t group, int64_t count, void* to) {
 template <int kCount>
 struct Run {
   const BFloat16* x;
-  int64_t line, column;  // of the first, within the block
+  int64_t sample, line, column;  // of the first, within the block
   bool dense;            // all are pixels of the picture, of one line
 
   Run() = default;
-  Run(const Product& p, const Part& part, const Layout& layout, const BFloat16* rows, int64_t position)
-      : line(position / pitch(p)), column(position % pitch(p)) {
-    x = rows + line * layout.line + column * kChannels;
+  Run(const Product& p, const Part& part, const Layout& layout, const BFloat16* rows, int64_t sample, int64_t position)
+      : sample(sample), line(position / pitch(p)), column(position % pitch(p)) {
+    x = rows + (sample * packed_lines(p) + line) * layout.line + column * kChannels;
     dense = column + kCount <= part.width && line < part.lines && pixel(p, part) + kCount <= p.pixels;
   }
 
@@ -152,7 +155,7 @@ void write(const Product& p, const Part& part, const Run<kCount>& pixels, const 
   const auto* const bias = static_cast<const BFloat16*>(p.bias);
   const auto a = bias ? Isa::load(bias + kWidth * group) : Isa::set(0),
              b = bias ? Isa::load(bias + second) : Isa::set(0);
-  auto* const y = static_cast<BFloat16*>(p.y) + part.sample * p.pixels * row + kWidth * group;
+  auto* const y = static_cast<BFloat16*>(p.y) + (part.sample + pixels.sample) * p.pixels * row + kWidth * group;
   const auto write_one = [&](int64_t i, int64_t pixel) {
     write_pixel<kGated>(Isa::add(Isa::load(left + 16 * i), a), Isa::add(Isa::load(right + 16 * i), b), y + pixel * row);
   };
@@ -180,11 +183,12 @@ void multiply_block(const Product& p, int64_t block, const BFloat16* rows, int64
   // Lines that runs fill are cut each for itself; others go on into the next one, the border between them included.
   const bool whole = part.width % kRun == 0;
   const int64_t a_line = part.width / kRun;
-  int64_t runs = whole ? part.lines * a_line : divide_up(part.lines * pitch(p), kRun);
+  int64_t each = whole ? part.lines * a_line : divide_up(part.lines * pitch(p), kRun);  // of a sample
   if (p.taps == 1) {  // the last line of a matrix may have few rows
     const int64_t rows_left = p.pixels - part.line * p.width;
-    runs = runs * kRun < rows_left ? runs : divide_up(rows_left, kRun);
+    each = each * kRun < rows_left ? each : divide_up(rows_left, kRun);
   }
+  const int64_t runs = part.samples * each;
   alignas(64) float sums[kTiles][2][kPixels * 16];
   Kernel::enter();
   for (int64_t first = 0; first < runs; first += kTiles * kRuns) {
@@ -194,8 +198,9 @@ void multiply_block(const Product& p, int64_t block, const BFloat16* rows, int64
     const BFloat16* x[kTiles * kRuns];
     for (int i = 0; i < tiles * kRuns; ++i) {
       // What the last tile lacks is the last run again, which is not written twice.
-      const int64_t at = first + (i < here ? i : here - 1);
-      run[i] = Run<kRun>(p, part, layout, rows, whole ? at / a_line * pitch(p) + at % a_line * kRun : at * kRun);
+      const int64_t at = first + (i < here ? i : here - 1), within = at % each;
+      const int64_t position = whole ? within / a_line * pitch(p) + within % a_line * kRun : within * kRun;
+      run[i] = Run<kRun>(p, part, layout, rows, at / each, position);
       x[i] = run[i].x;
     }
     for (int64_t g = 0; g < count; ++g) {

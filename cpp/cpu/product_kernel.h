@@ -26,8 +26,9 @@ struct Product {
   const void* bias = nullptr;    // [outputs], or null
   void* y = nullptr;             // [samples, pixels, outputs]
 
-  // x is packed in blocks of so many lines, and pixels of a line.
-  int64_t block_lines = 0, block_width = 0;
+  // x is packed in blocks of so many lines, and pixels of a line; of small pictures several samples are a block, so that
+  // weights that come from memory meet more pixels.
+  int64_t block_lines = 0, block_width = 0, block_samples = 1;
 };
 
 constexpr int64_t kGroup = 32;        // outputs that are packed together
@@ -37,12 +38,17 @@ constexpr int64_t kMatrixWidth = 32;  // rows of a matrix that are a line of its
 static constexpr int64_t border(const Product& p) { return p.taps == 1 ? 0 : 1; }
 // Pixels of a packed line.
 static constexpr int64_t pitch(const Product& p) { return p.block_width + 2 * border(p); }
+// Of a sample in a block.
 static constexpr int64_t packed_lines(const Product& p) { return p.block_lines + 2 * border(p); }
 static constexpr int64_t blocks_down(const Product& p) { return divide_up(p.height, p.block_lines); }
 static constexpr int64_t blocks_across(const Product& p) { return divide_up(p.width, p.block_width); }
-static constexpr int64_t block_count(const Product& p) { return p.samples * blocks_down(p) * blocks_across(p); }
+static constexpr int64_t block_count(const Product& p) {
+  return divide_up(p.samples, p.block_samples) * blocks_down(p) * blocks_across(p);
+}
 // Elements. A tile of 16 pixels may begin at the last one of its line: what it loads beyond the block is nobody's.
-static constexpr int64_t block_size(const Product& p) { return packed_lines(p) * pitch(p) * p.depth + 32 * kChannels; }
+static constexpr int64_t block_size(const Product& p) {
+  return p.block_samples * packed_lines(p) * pitch(p) * p.depth + 32 * kChannels;
+}
 static constexpr int64_t group_size(const Product& p) { return kGroup * p.taps * p.depth; }
 
 struct ProductKernel {

@@ -99,15 +99,10 @@ struct LayerNorm {
   LayerNorm(const Scope& scope, int64_t width, double eps = 1e-5)
       : weight(scope.read("weight", {width})), bias(scope.read("bias", {width})), eps(eps) {}
 
-  at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr) const {
-    const int64_t width = weight.size(0);
-    if (!noted(steps)) return at::layer_norm(x, {width}, weight, bias, eps);
-    const auto [y, mean, inverse] = at::native_layer_norm(x, {width}, weight, bias, eps);
-    steps->then([this, width, x, mean = mean, inverse = inverse](const at::Tensor& dy) {
-      return std::get<0>(
-          at::native_layer_norm_backward(dy, x, {width}, mean, inverse, weight, bias, {true, false, false}));
-    });
-    return y;
+  at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr) const { return to(x.scalar_type(), x, steps); }
+  // In another type.
+  at::Tensor to(at::ScalarType dtype, const at::Tensor& x, Steps* steps = nullptr) const {
+    return layer_norm(x, weight, bias, eps, dtype, steps);
   }
 };
 

@@ -57,16 +57,28 @@ std::vector<double> add_up(const NormProblem& p, const std::vector<float>& sums)
   return total;
 }
 
+// `n` numbers of a tensor that lie together, from the `first` on.
+void read_floats(const at::Tensor& x, int64_t first, int64_t n, float* to) {
+  if (x.scalar_type() == at::kFloat) {
+    std::copy_n(x.const_data_ptr<float>() + first, n, to);
+  } else {
+    const auto* const from = x.const_data_ptr<at::BFloat16>() + first;
+    std::transform(from, from + n, to, [](at::BFloat16 value) { return static_cast<float>(value); });
+  }
+}
+
 std::vector<float> floats(const at::Tensor& x) {
-  const auto values = x.to(at::kFloat).contiguous();
-  return {values.const_data_ptr<float>(), values.const_data_ptr<float>() + values.numel()};
+  std::vector<float> values(x.numel());
+  read_floats(x, 0, x.numel(), values.data());
+  return values;
 }
 
 // [B, groups] of the mean and of 1 / standard deviation, one after the other.
 at::Tensor statistics(const NormKernel& kernel, NormProblem p, const at::Tensor& x, int64_t groups, double eps) {
   const int64_t C = p.channels, width = C / groups;
   // Squares are measured from the first pixel, so that a mean far from zero does not swallow them.
-  const auto pivot = floats(x.select(2, 0).select(2, 0));
+  std::vector<float> pivot(p.batch * C);
+  for (int64_t b = 0; b < p.batch; ++b) read_floats(x, b * p.pixels * C, C, pivot.data() + b * C);
   std::vector<float> sums(p.batch * p.chunks * 2 * C);
   p.pivot = pivot.data(), p.sums = sums.data();
   run(p, kernel.sums);
@@ -103,10 +115,14 @@ struct Line {
     const int64_t batch = statistics.size(1), groups = statistics.size(2), C = weight.size(0);
     const double* const mean = statistics.const_data_ptr<double>();
     const double* const inverse = mean + batch * groups;
-    for (int64_t i = 0; i < batch * C; ++i) {
-      const int64_t group = i / C * groups + i % C / (C / groups);
-      scale.push_back(static_cast<float>(w[i % C] * inverse[group]));
-      shift.push_back(static_cast<float>(b[i % C] - mean[group] * w[i % C] * inverse[group]));
+    scale.resize(batch * C), shift.resize(batch * C);
+    for (int64_t i = 0; i < batch * groups; ++i) {
+      const int64_t first = i % groups * (C / groups);
+      float *const to_scale = scale.data() + i / groups * C, *const to_shift = shift.data() + i / groups * C;
+      for (int64_t c = first; c < first + C / groups; ++c) {
+        to_scale[c] = static_cast<float>(w[c] * inverse[i]);
+        to_shift[c] = static_cast<float>(b[c] - mean[i] * w[c] * inverse[i]);
+      }
     }
   }
 };
@@ -206,6 +222,64 @@ at::Tensor group_norm(const at::Tensor& x, int64_t groups, const at::Tensor& wei
   if (noted(steps)) {
     steps->then([=](const at::Tensor& dy) {
       return compute_backward(*kernel, x, dy.contiguous(at::MemoryFormat::ChannelsLast), kept, weight, bias, silu);
+    });
+  }
+  return y;
+}
+
+namespace {
+
+const cpu::LayerNormKernel* find_layer_kernel(const at::Tensor& x, const at::Tensor& weight, at::ScalarType dtype) {
+  const auto from = x.scalar_type();
+  if (!x.device().is_cpu() || (from != dtype && from != at::kFloat) || weight.scalar_type() != from ||
+      (dtype != at::kFloat && dtype != at::kBFloat16) || x.size(-1) % 16 != 0 || x.numel() == 0 || !x.is_contiguous()) {
+    return nullptr;
+  }
+  const auto& found = cpu::norm_kernels(dtype == at::kBFloat16);
+  if (found.empty()) return nullptr;
+  return from == dtype ? &found.front()->layer : &found.front()->wide_layer;
+}
+
+void run(const cpu::LayerNormProblem& p, int64_t rows, void (*pass)(const cpu::LayerNormProblem&, int64_t)) {
+  const int64_t some = std::max<int64_t>(1, kLeastValues / p.width);
+  cpu::run_parallel(cpu::divide_up(rows, some), [&](int64_t item, int64_t) {
+    for (int64_t row = item * some; row < std::min(rows, (item + 1) * some); ++row) pass(p, row);
+  });
+}
+
+}  // namespace
+
+at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps,
+                      at::ScalarType dtype, Steps* steps) {
+  const int64_t width = weight.size(0), rows = x.numel() / width;
+  const auto from = x.scalar_type();
+  const auto* kernel = find_layer_kernel(x, weight, dtype);
+  if (!kernel) {
+    const auto [y, mean, inverse] = at::native_layer_norm(x, {width}, weight, bias, eps);
+    if (noted(steps)) {
+      steps->then([=, mean = mean, inverse = inverse](const at::Tensor& dy) {
+        return std::get<0>(
+            at::native_layer_norm_backward(dy.to(from), x, {width}, mean, inverse, weight, bias, {true, false, false}));
+      });
+    }
+    return y.to(dtype);
+  }
+  SWAP_RECORD("swap::layer_norm", x);
+  const auto y = at::empty(x.sizes(), x.options().dtype(dtype)), kept = at::empty({rows, 2}, at::kFloat);
+  cpu::LayerNormProblem p;
+  p.width = width, p.eps = static_cast<float>(eps);
+  p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr(), p.bias = bias.const_data_ptr();
+  p.out = y.mutable_data_ptr(), p.kept = kept.mutable_data_ptr<float>();
+  run(p, rows, kernel->apply);
+  if (noted(steps)) {
+    steps->then([=](const at::Tensor& dy) {
+      SWAP_RECORD("swap::layer_norm", x);
+      const auto dense = dy.contiguous(), dx = at::empty(x.sizes(), x.options());
+      cpu::LayerNormProblem p;
+      p.width = width, p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr(), p.dy = dense.const_data_ptr();
+      p.out = dx.mutable_data_ptr(), p.kept = kept.mutable_data_ptr<float>();
+      run(p, rows, kernel->gradient);
+      return dx;
     });
   }
   return y;

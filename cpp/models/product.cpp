@@ -50,10 +50,34 @@ void set_blocks(Product& p, int64_t wanted) {
   const int64_t fair = p.samples * p.height * cpu::blocks_across(p) / wanted;
   const int64_t lines = std::max(least, std::min(fair, most));
   p.block_lines = divide_up(p.height, divide_up(p.height, std::min(lines, p.height)));
+  if (p.taps == 9 && p.block_lines == p.height && p.block_width == p.width) {
+    const int64_t fitting = kPackedBytes / (cpu::packed_lines(p) * line_bytes);
+    p.block_samples = std::clamp<int64_t>(p.samples / wanted, 1, std::max<int64_t>(1, fitting));
+  }
+}
+
+// Memory for so many numbers, without a tensor around it.
+class Numbers {
+ public:
+  explicit Numbers(int64_t n) {
+    if (n > 0) memory_ = c10::GetAllocator(c10::kCPU)->allocate(static_cast<size_t>(n) * sizeof(at::BFloat16));
+  }
+  at::BFloat16* at(int64_t offset) const { return static_cast<at::BFloat16*>(memory_.get()) + offset; }
+
+ private:
+  c10::DataPtr memory_;
+};
+
+// The first weights that will be multiplied with: they come while the other factor is packed.
+void ask_for([[maybe_unused]] const at::BFloat16* weights) {
+#ifdef SWAP_X86
+  constexpr int64_t kBytes = 18 << 10;
+  for (int64_t i = 0; i < kBytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(weights) + i, 0, 2);
+#endif
 }
 
 // The smaller factor is packed first, for all; the larger one piece by piece, by the thread that multiplies with it.
-void run(Product& p, const at::TensorOptions& options, const PackedWeights::Ptr& packed) {
+void run(Product& p, const PackedWeights::Ptr& packed) {
   const auto& kernel = *cpu::product_kernels().front();
   const auto* const kept = packed && kernel.asks_ahead ? packed->get(p, kernel) : nullptr;
   const bool serial = 2 * p.samples * p.pixels * p.taps * p.depth * p.outputs < kSerial;
@@ -61,10 +85,6 @@ void run(Product& p, const at::TensorOptions& options, const PackedWeights::Ptr&
   const auto each = [&](int64_t items, c10::function_ref<void(int64_t, int64_t)> work) {
     if (!serial) return cpu::run_parallel(items, work);
     for (int64_t item = 0; item < items; ++item) work(item, 0);
-  };
-  const auto memory = [&](int64_t size) { return at::empty({size}, options.dtype(at::kBFloat16)); };
-  const auto place = [](const at::Tensor& packed, int64_t offset) {
-    return packed.mutable_data_ptr<at::BFloat16>() + offset;
   };
   const int64_t groups = p.outputs / cpu::kGroup, group = cpu::group_size(p);
   const int64_t fitting = std::max<int64_t>(1, kPackedBytes / 2 / group);
@@ -76,31 +96,30 @@ void run(Product& p, const at::TensorOptions& options, const PackedWeights::Ptr&
     // Items: so many groups of outputs, and where these are few, a share of the blocks.
     const int64_t count = std::clamp<int64_t>(groups / (6 * workers), 1, fitting), pieces = divide_up(groups, count);
     const int64_t shares = std::min(blocks, divide_up(2 * workers, pieces));
-    const auto x = memory(blocks * block_size);
-    const auto weights = memory(kept ? 0 : std::min(workers, pieces * shares) * count * group);
-    each(blocks, [&](int64_t block, int64_t) { kernel.pack_block(p, block, place(x, block * block_size)); });
+    const Numbers x(blocks * block_size), weights(kept ? 0 : std::min(workers, pieces * shares) * count * group);
+    if (kept) ask_for(kept);
+    each(blocks, [&](int64_t block, int64_t) { kernel.pack_block(p, block, x.at(block * block_size)); });
     each(pieces * shares, [&](int64_t item, int64_t worker) {
       const int64_t first = item / shares * count, here = std::min(count, groups - first), share = item % shares;
-      auto* const own = place(weights, kept ? 0 : worker * count * group);
+      auto* const own = kept ? nullptr : weights.at(worker * count * group);
       if (!kept) kernel.pack_weights(p, first, here, own);
       const auto* const piece = kept ? kept + first * group : own;
       for (int64_t block = blocks * share / shares; block < blocks * (share + 1) / shares; ++block) {
-        kernel.multiply(p, block, place(x, block * block_size), first, here, piece);
+        kernel.multiply(p, block, x.at(block * block_size), first, here, piece);
       }
     });
   } else {
     const int64_t count = std::clamp<int64_t>(groups / (4 * workers), 1, fitting), pieces = divide_up(groups, count);
-    const auto weights = memory(kept ? 0 : groups * group);
-    const auto x = memory(std::min(workers, blocks) * block_size);
+    const Numbers weights(kept ? 0 : groups * group), x(std::min(workers, blocks) * block_size);
     if (!kept) {
       each(pieces, [&](int64_t piece, int64_t) {
         const int64_t first = piece * count;
-        kernel.pack_weights(p, first, std::min(count, groups - first), place(weights, first * group));
+        kernel.pack_weights(p, first, std::min(count, groups - first), weights.at(first * group));
       });
     }
-    const auto* const all = kept ? kept : place(weights, 0);
+    const auto* const all = kept ? kept : weights.at(0);
     each(blocks, [&](int64_t block, int64_t worker) {
-      auto* const packed = place(x, worker * block_size);
+      auto* const packed = x.at(worker * block_size);
       kernel.pack_block(p, block, packed);
       for (int64_t first = 0; first < groups; first += fitting) {
         kernel.multiply(p, block, packed, first, std::min(fitting, groups - first), all + first * group);
@@ -115,7 +134,7 @@ at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& bias, con
   const auto values = bias.defined() ? bias.to(at::kBFloat16).contiguous() : bias;
   p.x = x.const_data_ptr(), p.y = y.mutable_data_ptr();
   p.bias = values.defined() ? values.const_data_ptr() : nullptr;
-  run(p, x.options(), packed);
+  run(p, packed);
   return y;
 }
 

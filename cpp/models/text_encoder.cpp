@@ -45,11 +45,11 @@ at::Tensor TextEncoder::apply(const Layer& layer, const at::Tensor& x, Steps* st
     return input + y;  // in the type of the states
   };
   const auto z = residual(x, [&](const at::Tensor& input) {
-    const auto qkv = layer.qkv(cast(layer.norm1(input, steps), dtype, steps), steps);
+    const auto qkv = layer.qkv(layer.norm1.to(dtype, input, steps), steps);
     return layer.out(causal_attention(qkv, spec_.heads, steps), steps);
   });
   return residual(z, [&](const at::Tensor& input) {
-    const auto h = layer.fc1(cast(layer.norm2(input, steps), dtype, steps), steps);
+    const auto h = layer.fc1(layer.norm2.to(dtype, input, steps), steps);
     const auto active = spec_.activation == "quick_gelu" ? quick_gelu(h, steps) : gelu(h, steps);
     return layer.fc2(active, steps);
   });
@@ -71,8 +71,11 @@ EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel,
                 : as_node(layer, x).y;
   }
   if (!result.states.defined()) result.states = x;
-  if (spec_.final_norm) result.states = final_norm_(result.states);
-  if (whole) result.last = final_norm_(x);
+  const auto final = [this](const at::Tensor& input, Steps* steps) {
+    return BlockResult{final_norm_(input, steps), {}};
+  };
+  if (spec_.final_norm) result.states = as_node(final, result.states).y;
+  if (whole) result.last = as_node(final, x).y;
   return result;
 }
 
