@@ -227,50 +227,54 @@ TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
   return result;
 }
 
-Slope Trainer::slope(const TrainingDraw& draw) const {
+Slope Trainer::slope(const TrainingDraw& draw, c10::function_ref<void(const Slope&)> then) const {
   const auto rows = static_cast<int64_t>(draw.timesteps.size());
   const auto division = model_.shares(rows, draw.latents.size(2), draw.latents.size(3));
   std::vector<Slope> shares(division.count());
-  division.run([&](int64_t index, Share share) {
+  const auto compute = [&](int64_t index, Share share) {
     const auto loss = this->loss(draw.of(share));
     // Losses are means over the samples: a share counts for as many as it has.
     const double part = static_cast<double>(share.count) / static_cast<double>(rows);
     shares[index] = {at::stack({loss.total, loss.reconstruction, loss.attention}).detach() * part,
                      gradients(loss.total * part, leaves(parameters_))};
-  });
-  auto& sum = shares[0];
-  for (size_t i = 1; i < shares.size(); ++i) {
-    sum.losses += shares[i].losses;
-    for (size_t j = 0; j < parameters_.size(); ++j) {
-      const auto& more = shares[i].gradients[j];
-      if (!more.defined()) continue;
-      sum.gradients[j] = sum.gradients[j].defined() ? sum.gradients[j] + more : more;
+  };
+  division.run(compute, [&] {
+    auto& sum = shares[0];
+    for (size_t i = 1; i < shares.size(); ++i) {
+      sum.losses += shares[i].losses;
+      for (size_t j = 0; j < parameters_.size(); ++j) {
+        const auto& more = shares[i].gradients[j];
+        if (!more.defined()) continue;
+        sum.gradients[j] = sum.gradients[j].defined() ? sum.gradients[j] + more : more;
+      }
     }
-  }
-  return sum;
+    then(sum);
+  });
+  return shares[0];
 }
 
 Progress Trainer::step() {
   const auto draw = this->draw(done_);
-  const auto [losses, gradients] = slope(draw);
   Progress progress;
   progress.phase = "step";
-  const auto values = to_host(losses);
-  progress.loss = values[0].item<double>();
-  progress.reconstruction = values[1].item<double>();
-  progress.attention = values[2].item<double>();
   progress.stage = model_.stage(draw.timesteps[0], request_.stages);
-  if (!std::isfinite(progress.loss)) {
-    throw Error("SWAP_NUMERIC_NAN", "the loss is not a number at step " + std::to_string(done_ + 1),
-                "lower learningRate, or use dtype 'float32'; if the first step fails, the model's weights are broken");
-  }
-  cancel_.check();  // the last look: from here on the step is done as a whole
-  adam_.update(leaves(parameters_), gradients, request_.learning_rate, done_ + 1);
-  ++done_;
-  if (!sound()) {
-    throw Error("SWAP_NUMERIC_NAN", "what is learnt is not made of numbers after step " + std::to_string(done_),
-                "lower learningRate, or use dtype 'float32'; a resume file that it went on from may be broken");
-  }
+  slope(draw, [&](const Slope& slope) {
+    const auto values = to_host(slope.losses);
+    progress.loss = values[0].item<double>();
+    progress.reconstruction = values[1].item<double>();
+    progress.attention = values[2].item<double>();
+    if (!std::isfinite(progress.loss)) {
+      throw Error("SWAP_NUMERIC_NAN", "the loss is not a number at step " + std::to_string(done_ + 1),
+                  "lower learningRate, or use dtype 'float32'; if the first step fails, the model's weights are broken");
+    }
+    cancel_.check();  // the last look: from here on the step is done as a whole
+    adam_.update(leaves(parameters_), slope.gradients, request_.learning_rate, done_ + 1);
+    ++done_;
+    if (!sound()) {
+      throw Error("SWAP_NUMERIC_NAN", "what is learnt is not made of numbers after step " + std::to_string(done_),
+                  "lower learningRate, or use dtype 'float32'; a resume file that it went on from may be broken");
+    }
+  });
   progress.done = done_;
   progress.total = request_.steps;
   return progress;
