@@ -25,7 +25,8 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
 at::Tensor causal_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) {
   const auto plain = [heads](const at::Tensor& input) {
     const auto sides = input.chunk(3, -1);
-    return join_heads(causal_attention(split_heads(sides[0], heads), split_heads(sides[1], heads), split_heads(sides[2], heads)));
+    return join_heads(
+        causal_attention(split_heads(sides[0], heads), split_heads(sides[1], heads), split_heads(sides[2], heads)));
   };
   if (!noted(steps)) return plain(qkv);
   const auto [q, k, v] = split_sides(qkv, heads);
@@ -35,7 +36,8 @@ at::Tensor causal_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) 
     const auto gradient = at::empty_like(qkv);
     const auto [q, k, v] = split_sides(qkv, heads);
     const auto [dq, dk, dv] = split_sides(gradient, heads);
-    split_attention_gradient_fused_cpu(*kernel, q, k, v, {}, {}, /*causal=*/true, split_heads(dy, heads), {}, dq, dk, dv);
+    split_attention_gradient_fused_cpu(*kernel, q, k, v, {}, {}, /*causal=*/true, split_heads(dy, heads), {}, dq, dk,
+                                       dv);
     return gradient;
   });
   return plain(qkv);

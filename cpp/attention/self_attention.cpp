@@ -150,7 +150,8 @@ at::Tensor self_attention(const at::Tensor& q, const at::Tensor& k, const at::Te
 at::Tensor self_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) {
   const auto plain = [heads](const at::Tensor& input) {
     const auto sides = input.chunk(3, -1);
-    return join_heads(self_attention(split_heads(sides[0], heads), split_heads(sides[1], heads), split_heads(sides[2], heads)));
+    return join_heads(
+        self_attention(split_heads(sides[0], heads), split_heads(sides[1], heads), split_heads(sides[2], heads)));
   };
   if (!noted(steps)) return plain(qkv);
   const auto sides = split_sides(qkv, heads);

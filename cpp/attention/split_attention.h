@@ -28,8 +28,8 @@ SplitAttentionResult split_attention(const at::Tensor& q, const at::Tensor& k, c
                                      const at::Tensor& k_ref = {}, const at::Tensor& weights = {});
 
 // dQ, dK and dV of out dout + loss dloss, as far as they are wanted; dloss may be undefined. Taken once.
-using SplitAttentionGradient = std::function<std::array<at::Tensor, 3>(const at::Tensor& dout, const at::Tensor& dloss,
-                                                                       bool for_q, bool for_kv)>;
+using SplitAttentionGradient =
+    std::function<std::array<at::Tensor, 3>(const at::Tensor& dout, const at::Tensor& dloss, bool for_q, bool for_kv)>;
 
 // The same without a node in LibTorch's graph, and its way back.
 std::pair<SplitAttentionResult, SplitAttentionGradient> split_attention_and_gradient(

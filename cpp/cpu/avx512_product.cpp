@@ -51,7 +51,8 @@ struct PairsProduct {
  private:
   static constexpr int kSums = 2 * kPixels * 16;
 
-  // sums (+)= 8 pixels times 32 outputs, over `depth` channels and all taps; asks for kLines of every 32 lines at `next`
+  // sums (+)= 8 pixels times 32 outputs, over `depth` channels and all taps; asks for kLines of every 32 lines at
+  // `next`
   template <int kTaps, int kLines>
   static void multiply_tile(const Layout& layout, const BFloat16* first, const BFloat16* second, int64_t depth,
                             const BFloat16* weights, const BFloat16* next, bool add, float* sums) {
@@ -64,7 +65,7 @@ struct PairsProduct {
     constexpr int kSide = kTaps == 9 ? 3 : 1;
     for (int64_t c = 0; c < depth; c += kChannels, first += layout.plane, second += layout.plane) {
       for (int line = 0; line < kSide; ++line) {
-        for (int column = 0; column < kSide; ++column, weights += 2 * kTile, next += kLines > 0 ? 2 * kTile : 0) {
+        for (int column = 0; column<kSide; ++column, weights += 2 * kTile, next += kLines> 0 ? 2 * kTile : 0) {
           const int64_t at = line * layout.line + column * kChannels;
           const auto* const a_run = reinterpret_cast<const Isa::Unit*>(first + at);
           const auto* const b_run = reinterpret_cast<const Isa::Unit*>(second + at);

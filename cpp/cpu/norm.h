@@ -1,6 +1,6 @@
 // Normalisation, forward and backward, for any instruction set. Of groups, with SiLU, over channels-last pixels: a pass
-// for the sums and a pass for the values, nothing in between that is stored. Of layers: row by row. Included by one file for each instruction set,
-// after its target pragma: everything here is local to that file.
+// for the sums and a pass for the values, nothing in between that is stored. Of layers: row by row. Included by one
+// file for each instruction set, after its target pragma: everything here is local to that file.
 #pragma once
 
 #include <cstring>
@@ -163,7 +163,12 @@ struct LayerNorm {
 template <class T, class Isa>
 constexpr NormKernel make_norm_kernel(bool bfloat16) {
   using N = Norm<T, Isa>;
-  return {bfloat16,    N::sums, N::apply, N::gradient_sums, N::gradient, LayerNorm<T, T, Isa>::kKernel,
+  return {bfloat16,
+          N::sums,
+          N::apply,
+          N::gradient_sums,
+          N::gradient,
+          LayerNorm<T, T, Isa>::kKernel,
           LayerNorm<T, float, Isa>::kKernel};
 }
 

@@ -1,5 +1,5 @@
-// What a CPU kernel of normalisation is given: of groups, pixels of channels, channels-last, with SiLU behind it or not;
-// of a layer, rows.
+// What a CPU kernel of normalisation is given: of groups, pixels of channels, channels-last, with SiLU behind it or
+// not; of a layer, rows.
 #pragma once
 
 #include "cpu/kernel.h"

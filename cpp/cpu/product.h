@@ -121,7 +121,7 @@ template <int kCount>
 struct Run {
   const BFloat16* x;
   int64_t sample, line, column;  // of the first, within the block
-  bool dense;            // all are pixels of the picture, of one line
+  bool dense;                    // all are pixels of the picture, of one line
 
   Run() = default;
   Run(const Product& p, const Part& part, const Layout& layout, const BFloat16* rows, int64_t sample, int64_t position)

@@ -26,8 +26,8 @@ struct Product {
   const void* bias = nullptr;    // [outputs], or null
   void* y = nullptr;             // [samples, pixels, outputs]
 
-  // x is packed in blocks of so many lines, and pixels of a line; of small pictures several samples are a block, so that
-  // weights that come from memory meet more pixels.
+  // x is packed in blocks of so many lines, and pixels of a line; of small pictures several samples are a block, so
+  // that weights that come from memory meet more pixels.
   int64_t block_lines = 0, block_width = 0, block_samples = 1;
 };
 

@@ -19,15 +19,15 @@ constexpr int64_t kFewPixels = 512, kWeightsPerPixel = 8192;
 constexpr int64_t kNeighbours = int64_t(1) << 24;
 
 // Of a convolution of 3 x 3, or 1 x 1, over [B, C, h, w].
-struct Steps {
+struct Moves {
   int64_t stride, padding;
 
   int64_t outputs(int64_t size, int64_t kernel) const { return (size + 2 * padding - kernel) / stride + 1; }
 };
 
-bool by_own_kernel(const at::Tensor& x, const at::Tensor& weight, Steps steps) {
+bool by_own_kernel(const at::Tensor& x, const at::Tensor& weight, Moves moves) {
   const int64_t kernel = weight.size(2);
-  return kernel == weight.size(3) && (kernel == 1 || kernel == 3) && steps.stride == 1 && steps.padding == kernel / 2 &&
+  return kernel == weight.size(3) && (kernel == 1 || kernel == 3) && moves.stride == 1 && moves.padding == kernel / 2 &&
          product_takes(x, weight);
 }
 
@@ -35,12 +35,12 @@ bool by_own_kernel(const at::Tensor& x, const at::Tensor& weight, Steps steps) {
 at::Tensor rows(const at::Tensor& weight) { return weight.permute({0, 2, 3, 1}).reshape({weight.size(0), -1}); }
 
 // `some`: x, or the gradient of the output, whose type and device decide.
-bool by_neighbourhoods(at::IntArrayRef x, const at::Tensor& weight, Steps steps, const at::Tensor& some) {
-  if (!weight.device().is_cpu() || weight.size(2) != 3 || weight.size(3) != 3 || steps.padding > 1) return false;
-  const int64_t pixels = x[0] * steps.outputs(x[2], 3) * steps.outputs(x[3], 3);
+bool by_neighbourhoods(at::IntArrayRef x, const at::Tensor& weight, Moves moves, const at::Tensor& some) {
+  if (!weight.device().is_cpu() || weight.size(2) != 3 || weight.size(3) != 3 || moves.padding > 1) return false;
+  const int64_t pixels = x[0] * moves.outputs(x[2], 3) * moves.outputs(x[3], 3);
   if (pixels < 1) return false;
-  if (steps.stride > 1) return 9 * pixels * x[1] <= kNeighbours && product_takes(some, weight);
-  return steps.padding == 1 && pixels <= kFewPixels && weight.numel() >= kWeightsPerPixel * pixels;
+  if (moves.stride > 1) return 9 * pixels * x[1] <= kNeighbours && product_takes(some, weight);
+  return moves.padding == 1 && pixels <= kFewPixels && weight.numel() >= kWeightsPerPixel * pixels;
 }
 
 // [B, C, h, w] <-> [B h w, C], views where the tensor is channels-last
@@ -50,19 +50,19 @@ at::Tensor image(const at::Tensor& pixels, int64_t B, int64_t h, int64_t w) {
 }
 
 // Every output's 3 x 3 neighbourhood: [B, C, h, w] -> [B h' w', 9 C]
-at::Tensor neighbourhoods(const at::Tensor& x, Steps steps) {
-  const int64_t edge = steps.padding, C = x.size(1), h = steps.outputs(x.size(2), 3), w = steps.outputs(x.size(3), 3);
+at::Tensor neighbourhoods(const at::Tensor& x, Moves moves) {
+  const int64_t edge = moves.padding, C = x.size(1), h = moves.outputs(x.size(2), 3), w = moves.outputs(x.size(3), 3);
   const auto padded = at::constant_pad_nd(x.permute({0, 2, 3, 1}), {0, 0, edge, edge, edge, edge}).contiguous();
   const auto s = padded.strides();
-  return padded.as_strided({x.size(0), h, w, 3, 3, C}, {s[0], steps.stride * s[1], steps.stride * s[2], s[1], s[2], 1})
+  return padded.as_strided({x.size(0), h, w, 3, 3, C}, {s[0], moves.stride * s[1], moves.stride * s[2], s[1], s[2], 1})
       .reshape({x.size(0) * h * w, 9 * C});
 }
 
 // The way back: what every neighbourhood says of a pixel is added up, in fp32. [B h' w', 9 C] -> [B, C, h, w]
 template <typename T>
-void add_up(const T* parts, T* out, at::IntArrayRef shape, Steps steps) {
+void add_up(const T* parts, T* out, at::IntArrayRef shape, Moves moves) {
   const int64_t C = shape[1], h = shape[2], w = shape[3];
-  const int64_t rows = steps.outputs(h, 3), columns = steps.outputs(w, 3);
+  const int64_t rows = moves.outputs(h, 3), columns = moves.outputs(w, 3);
   cpu::run_parallel(shape[0] * h, [&](int64_t line, int64_t) {
     std::vector<float> sum(C);
     const int64_t sample = line / h, y = line % h;
@@ -70,9 +70,9 @@ void add_up(const T* parts, T* out, at::IntArrayRef shape, Steps steps) {
       std::fill(sum.begin(), sum.end(), 0.0f);
       for (int64_t tap = 0; tap < 9; ++tap) {
         // The pixel is tap (i, j) of the output at (y + padding - i, x + padding - j) / stride.
-        const int64_t down = y + steps.padding - tap / 3, right = x + steps.padding - tap % 3;
-        if (down < 0 || right < 0 || down % steps.stride != 0 || right % steps.stride != 0) continue;
-        const int64_t row = down / steps.stride, column = right / steps.stride;
+        const int64_t down = y + moves.padding - tap / 3, right = x + moves.padding - tap % 3;
+        if (down < 0 || right < 0 || down % moves.stride != 0 || right % moves.stride != 0) continue;
+        const int64_t row = down / moves.stride, column = right / moves.stride;
         if (row >= rows || column >= columns) continue;
         const T* part = parts + (((sample * rows + row) * columns + column) * 9 + tap) * C;
         for (int64_t c = 0; c < C; ++c) sum[c] += static_cast<float>(part[c]);
@@ -83,69 +83,36 @@ void add_up(const T* parts, T* out, at::IntArrayRef shape, Steps steps) {
   });
 }
 
-at::Tensor forward_pass(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, Steps steps,
-                        const PackedWeights::Ptr& packed) {
-  if (by_own_kernel(x, weight, steps)) return product_convolution(x, weight, bias, packed);
-  if (!by_neighbourhoods(x.sizes(), weight, steps, x)) {
-    return at::conv2d(x, weight, bias, {steps.stride, steps.stride}, {steps.padding, steps.padding});
-  }
-  return image(linear(neighbourhoods(x, steps), rows(weight), bias), x.size(0), steps.outputs(x.size(2), 3),
-               steps.outputs(x.size(3), 3));
-}
-
-at::Tensor input_gradient(const at::Tensor& gradient, at::IntArrayRef shape, const at::Tensor& weight, Steps steps,
-                          const PackedWeights::Ptr& packed) {
-  if (by_own_kernel(gradient, weight, steps)) return product_convolution_gradient(gradient, weight, packed);
-  if (!by_neighbourhoods(shape, weight, steps, gradient)) {
-    // Only the shape and the layout of the input are looked at: its memory is never touched.
-    const auto input = at::empty(shape, gradient.options(), at::MemoryFormat::ChannelsLast);
-    return std::get<0>(at::convolution_backward(gradient, input, weight, at::IntArrayRef{weight.size(0)},
-                                                {steps.stride, steps.stride}, {steps.padding, steps.padding}, {1, 1},
-                                                false, {0, 0}, 1, {true, false, false}));
-  }
-  const auto parts = linear_gradient(pixels(gradient), rows(weight));
-  const auto result = at::empty(shape, gradient.options(), at::MemoryFormat::ChannelsLast);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, parts.scalar_type(), "input_gradient", [&] {
-    add_up(parts.const_data_ptr<scalar_t>(), result.data_ptr<scalar_t>(), shape, steps);
-  });
-  return result;
-}
-
-// LibTorch's own would keep the input for the gradient of the weights, which nobody asks for.
-struct Convolution : torch::autograd::Function<Convolution> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& bias, int64_t stride, int64_t padding, const PackedWeights::Ptr& packed) {
-    context->save_for_backward({weight});
-    save_packed(*context, packed);
-    context->saved_data["shape"] = x.sizes().vec();
-    context->saved_data["stride"] = stride;
-    context->saved_data["padding"] = padding;
-    return forward_pass(x, weight, bias, {stride, padding}, packed);
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    auto& saved = context->saved_data;
-    const auto shape = saved["shape"].toIntVector();
-    const auto weight = context->get_saved_variables()[0];
-    const auto result = input_gradient(gradients[0], shape, weight, {saved["stride"].toInt(), saved["padding"].toInt()},
-                                       saved_packed(*context));
-    return {result, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
-  }
-};
-
 }  // namespace
-
-at::Tensor convolution_gradient(const at::Tensor& dy, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,
-                                int64_t padding, const PackedWeights::Ptr& packed) {
-  return input_gradient(dy, shape, weight, {stride, padding}, packed);
-}
 
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
                     int64_t padding, const PackedWeights::Ptr& packed) {
-  if (c10::GradMode::is_enabled() && x.requires_grad()) {
-    return Convolution::apply(x, weight, bias, stride, padding, packed);
+  const Moves moves{stride, padding};
+  if (by_own_kernel(x, weight, moves)) return product_convolution(x, weight, bias, packed);
+  if (!by_neighbourhoods(x.sizes(), weight, moves, x)) {
+    return at::conv2d(x, weight, bias, {stride, stride}, {padding, padding});
   }
-  return forward_pass(x, weight, bias, {stride, padding}, packed);
+  return image(linear(neighbourhoods(x, moves), rows(weight), bias), x.size(0), moves.outputs(x.size(2), 3),
+               moves.outputs(x.size(3), 3));
+}
+
+at::Tensor convolution_gradient(const at::Tensor& dy, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,
+                                int64_t padding, const PackedWeights::Ptr& packed) {
+  const Moves moves{stride, padding};
+  if (by_own_kernel(dy, weight, moves)) return product_convolution_gradient(dy, weight, packed);
+  if (!by_neighbourhoods(shape, weight, moves, dy)) {
+    // Only the shape and the layout of the input are looked at: its memory is never touched.
+    const auto input = at::empty(shape, dy.options(), at::MemoryFormat::ChannelsLast);
+    return std::get<0>(at::convolution_backward(dy, input, weight, at::IntArrayRef{weight.size(0)},
+                                                {moves.stride, moves.stride}, {moves.padding, moves.padding}, {1, 1},
+                                                false, {0, 0}, 1, {true, false, false}));
+  }
+  const auto parts = linear_gradient(pixels(dy), rows(weight));
+  const auto result = at::empty(shape, dy.options(), at::MemoryFormat::ChannelsLast);
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, parts.scalar_type(), "convolution_gradient", [&] {
+    add_up(parts.const_data_ptr<scalar_t>(), result.data_ptr<scalar_t>(), shape, moves);
+  });
+  return result;
 }
 
 }  // namespace swap

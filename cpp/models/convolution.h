@@ -1,4 +1,4 @@
-// The convolution of all models: frozen weights, gradients for the input only.
+// The convolution of all models: frozen weights, and the way back to the input.
 #pragma once
 
 #include <ATen/ATen.h>

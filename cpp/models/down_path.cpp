@@ -2,9 +2,28 @@
 
 namespace swap {
 
+at::Tensor run_pair(const ResnetBlock& resnet, const SpatialTransformer* transformer, const at::Tensor& x,
+                    const at::Tensor& time, AttentionContext& context) {
+  const auto block = [&](const at::Tensor& input, Steps* steps) {
+    check(context.cancel, steps);
+    BlockResult result{resnet(input, time.narrow(0, 0, input.size(0)), steps), {}};
+    if (transformer) result.y = (*transformer)(result.y, context, steps, result.losses);
+    return result;
+  };
+  if (!transformer) return as_node(block, x).y;
+  const auto [y, losses] = as_node(block, x, context.k_states, context.v_states);
+  for (size_t i = 0; i < losses.size(); ++i) {
+    if (losses[i].defined()) context.losses.at(transformer->first_layer() + i) = losses[i];
+  }
+  return y;
+}
+
 at::Tensor UNetBlock::run(size_t j, const at::Tensor& x, const at::Tensor& time, AttentionContext& context) const {
-  const auto h = resnets[j](context.cancel.at(x), time.narrow(0, 0, x.size(0)));
-  return transformers.empty() ? h : transformers[j](h, context);
+  return run_pair(resnets[j], transformers.empty() ? nullptr : &transformers[j], x, time, context);
+}
+
+at::Tensor UNetBlock::change_size(const at::Tensor& x) const {
+  return as_node([&](const at::Tensor& input, Steps* steps) { return BlockResult{resample(input, steps), {}}; }, x).y;
 }
 
 SpatialTransformer DownPath::transformer(const Scope& scope, int64_t channels, int64_t heads, int64_t depth,
@@ -68,12 +87,12 @@ DownPath::Features DownPath::operator()(const at::Tensor& input, const at::Tenso
       skips.push_back(x);
     }
     if (block.resample.weight.defined()) {
-      x = block.resample(block.resample.padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x);
+      x = block.change_size(block.resample.padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x);
       skips.push_back(x);
     }
   }
-  x = mid_resnets_[0](context.cancel.at(repeat_to(x, B)), time);
-  if (mid_transformer_) x = mid_resnets_[1]((*mid_transformer_)(x, context), time);
+  x = run_pair(mid_resnets_[0], mid_transformer_ ? &*mid_transformer_ : nullptr, repeat_to(x, B), time, context);
+  if (mid_transformer_) x = run_pair(mid_resnets_[1], nullptr, x, time, context);
   for (auto& skip : skips) skip = repeat_to(skip, B);
   return {std::move(skips), x};
 }

@@ -12,14 +12,20 @@
 
 namespace swap {
 
+// A resnet and the transformer behind it, where there is one: a node of LibTorch's graph. x [B or b, C, h, w]; `time`
+// [B, ...] is the embedding after SiLU.
+at::Tensor run_pair(const ResnetBlock& resnet, const SpatialTransformer* transformer, const at::Tensor& x,
+                    const at::Tensor& time, AttentionContext& context);
+
 // The resnets of one level, each with the transformer behind it, and what leads to the next level.
 struct UNetBlock {
   std::vector<ResnetBlock> resnets;
   std::vector<SpatialTransformer> transformers;  // one behind each resnet, or none
   Conv2d resample;                               // undefined at the end of the line
 
-  // x [B or b, C, h, w] through the j-th resnet and transformer; `time` [B, ...] is the embedding after SiLU
+  // x through the j-th resnet and transformer.
   at::Tensor run(size_t j, const at::Tensor& x, const at::Tensor& time, AttentionContext& context) const;
+  at::Tensor change_size(const at::Tensor& x) const;
 };
 
 class DownPath {

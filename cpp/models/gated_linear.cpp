@@ -1,8 +1,6 @@
 #include "models/gated_linear.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <c10/core/GradMode.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <string>
 
@@ -57,28 +55,13 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   return fused.multiplied->typed<Multiplied>().call(x, gate, weights[0], biases[0], "mul");
 }
 
+// From the input alone, the product is taken again: the layer's output is eight times as wide, and with its GELU twelve
+// times.
 at::Tensor input_gradient(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                           const PackedWeights::Ptr& packed, const at::Tensor& dy) {
   const auto gradient = geglu_gradient(linear(x, weight, bias, packed), dy);
   return linear_gradient(gradient, weight, packed);
 }
-
-// Keeps its input alone and takes the product again on the way back: the layer's output is eight times as wide, and
-// with its GELU twelve times.
-struct GatedLinear : torch::autograd::Function<GatedLinear> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& bias, const PackedWeights::Ptr& packed) {
-    context->save_for_backward({x, weight, bias});
-    save_packed(*context, packed);
-    return compute(x, weight, bias, packed);
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    const auto saved = context->get_saved_variables();
-    const auto dx = input_gradient(saved[0], saved[1], saved[2], saved_packed(*context), gradients[0]);
-    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
-  }
-};
 
 }  // namespace
 
@@ -87,8 +70,7 @@ at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at:
   if (noted(steps)) {
     steps->then([=](const at::Tensor& dy) { return input_gradient(x, weight, bias, packed, dy); });
   }
-  if (!c10::GradMode::is_enabled() || !x.requires_grad()) return compute(x, weight, bias, packed);
-  return GatedLinear::apply(x, weight, bias, packed);
+  return compute(x, weight, bias, packed);
 }
 
 }  // namespace swap

@@ -1,8 +1,5 @@
 #include "models/gelu.h"
 
-#include <c10/core/GradMode.h>
-#include <torch/csrc/autograd/custom_function.h>
-
 #include <algorithm>
 
 #include "cpu/kernels.h"
@@ -49,19 +46,6 @@ at::Tensor input_gradient(const GeluKernel& kernel, const at::Tensor& x, const a
   return dx;
 }
 
-struct QuickGelu : torch::autograd::Function<QuickGelu> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const GeluKernel* kernel) {
-    context->save_for_backward({x});
-    context->saved_data["kernel"] = reinterpret_cast<int64_t>(kernel);
-    return compute(*kernel, x);
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    const auto& kernel = *reinterpret_cast<const GeluKernel*>(context->saved_data["kernel"].toInt());
-    return {input_gradient(kernel, context->get_saved_variables()[0], gradients[0]), at::Tensor()};
-  }
-};
-
 }  // namespace
 
 at::Tensor quick_gelu(const at::Tensor& x, Steps* steps) {
@@ -71,7 +55,6 @@ at::Tensor quick_gelu(const at::Tensor& x, Steps* steps) {
     return noted(steps) ? steps->differentiate(x, plain) : plain(x);
   }
   if (noted(steps)) steps->then([=](const at::Tensor& dy) { return input_gradient(*kernel, x, dy); });
-  if (c10::GradMode::is_enabled() && x.requires_grad()) return QuickGelu::apply(x, kernel);
   return compute(*kernel, x);
 }
 

@@ -1,4 +1,4 @@
-// The linear layer of all models: frozen weights, gradients for the input only.
+// The linear layer of all models: frozen weights, and the way back to the input.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -1,8 +1,5 @@
 #include "models/norm.h"
 
-#include <c10/core/GradMode.h>
-#include <torch/csrc/autograd/custom_function.h>
-
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -179,29 +176,6 @@ at::Tensor compute_backward(const NormKernel& kernel, const at::Tensor& x, const
   return dx;
 }
 
-// Keeps its input, which others keep as well, and nothing of its size besides.
-struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, int64_t groups,
-                            const at::Tensor& weight, const at::Tensor& bias, double eps, bool silu,
-                            const NormKernel* kernel) {
-    at::Tensor kept;
-    const auto out = compute_forward(*kernel, x, groups, weight, bias, eps, silu, kept);
-    context->save_for_backward({x, kept, weight, bias});
-    context->saved_data["silu"] = silu;
-    context->saved_data["kernel"] = reinterpret_cast<int64_t>(kernel);
-    return out;
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    const auto saved = context->get_saved_variables();
-    const auto& kernel = *reinterpret_cast<const NormKernel*>(context->saved_data["kernel"].toInt());
-    const auto dy = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
-    const auto dx =
-        compute_backward(kernel, saved[0], dy, saved[1], saved[2], saved[3], context->saved_data["silu"].toBool());
-    return {dx, {}, {}, {}, {}, {}, {}};
-  }
-};
-
 }  // namespace
 
 at::Tensor group_norm(const at::Tensor& x, int64_t groups, const at::Tensor& weight, const at::Tensor& bias, double eps,
@@ -214,12 +188,9 @@ at::Tensor group_norm(const at::Tensor& x, int64_t groups, const at::Tensor& wei
     };
     return noted(steps) ? steps->differentiate(x, plain) : plain(x);
   }
-  if (c10::GradMode::is_enabled() && x.requires_grad()) {
-    return GroupNormFunction::apply(x, groups, weight, bias, eps, silu, kernel);
-  }
   at::Tensor kept;
   const auto y = compute_forward(*kernel, x, groups, weight, bias, eps, silu, kept);
-  if (noted(steps)) {
+  if (noted(steps)) {  // which keeps x, as others do, and nothing of its size besides
     steps->then([=](const at::Tensor& dy) {
       return compute_backward(*kernel, x, dy.contiguous(at::MemoryFormat::ChannelsLast), kept, weight, bias, silu);
     });

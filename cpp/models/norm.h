@@ -1,5 +1,5 @@
-// Normalisation of all models, of groups, alone or with SiLU behind it, and of layers: frozen weights, gradients for the
-// input only.
+// Normalisation of all models, of groups, alone or with SiLU behind it, and of layers: frozen weights, gradients for
+// the input only.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -1,5 +1,7 @@
 #include "models/product.h"
 
+#include <c10/core/GradMode.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -130,6 +132,8 @@ void run(Product& p, const PackedWeights::Ptr& packed) {
 
 at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& bias, const PackedWeights::Ptr& packed,
                     const at::Tensor& y) {
+  TORCH_CHECK(!c10::GradMode::is_enabled() || !x.requires_grad(),
+              "a product has no part in LibTorch's graph: see Steps");
   TORCH_CHECK(!bias.defined() || bias.numel() == p.outputs, "a bias of ", bias.numel(), " for ", p.outputs);
   const auto values = bias.defined() ? bias.to(at::kBFloat16).contiguous() : bias;
   p.x = x.const_data_ptr(), p.y = y.mutable_data_ptr();
@@ -175,16 +179,6 @@ const at::BFloat16* PackedWeights::get(const Product& p, const cpu::ProductKerne
     kernel.pack_weights(p, 0, groups, packed.mutable_data_ptr());
   }
   return packed.const_data_ptr<at::BFloat16>();
-}
-
-void save_packed(torch::autograd::AutogradContext& context, const PackedWeights::Ptr& packed) {
-  if (packed) context.saved_data["packed"] = c10::IValue::make_capsule(packed);
-}
-
-PackedWeights::Ptr saved_packed(const torch::autograd::AutogradContext& context) {
-  const auto found = context.saved_data.find("packed");
-  if (found == context.saved_data.end()) return {};
-  return c10::static_intrusive_pointer_cast<PackedWeights>(found->second.toCapsule());
 }
 
 bool product_takes(const at::Tensor& x, const at::Tensor& weight) {

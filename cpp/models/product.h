@@ -3,8 +3,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/custom_class.h>
+#include <c10/util/intrusive_ptr.h>
 
 #include <array>
 #include <mutex>
@@ -15,7 +14,7 @@ namespace swap {
 
 // A layer's weights as the kernel packs them, kept from its first product on. In a small model packing is as long as a
 // third of the products; a large one would be in memory three times.
-class PackedWeights : public torch::CustomClassHolder {
+class PackedWeights : public c10::intrusive_ptr_target {
  public:
   using Ptr = c10::intrusive_ptr<PackedWeights>;  // null: packed anew for each product
 
@@ -26,10 +25,6 @@ class PackedWeights : public torch::CustomClassHolder {
   std::mutex mutex_;
   std::array<at::Tensor, 3> packed_;  // for the way forth, gated, and the way back
 };
-
-// Keeps them for the way back, where there are any.
-void save_packed(torch::autograd::AutogradContext& context, const PackedWeights::Ptr& packed);
-PackedWeights::Ptr saved_packed(const torch::autograd::AutogradContext& context);
 
 // Whether `x` and `weight` [out, in] or [out, in, k, k] are for this kernel: bfloat16 on a CPU, in and out multiples of
 // 32, the weights of an output dense (channels-last).

@@ -21,13 +21,7 @@ struct ResnetBlock {
   }
 
   // x [B, in, h, w], time_embedding [B, time width] after SiLU, which has no gradient, or undefined
-  at::Tensor operator()(const at::Tensor& x, const at::Tensor& time_embedding = {}) const {
-    return as_node([&](const at::Tensor& input, Steps* steps) { return BlockResult{run(input, time_embedding, steps), {}}; },
-                   x).y;
-  }
-
- private:
-  at::Tensor run(const at::Tensor& x, const at::Tensor& time_embedding, Steps* steps) const {
+  at::Tensor operator()(const at::Tensor& x, const at::Tensor& time_embedding = {}, Steps* steps = nullptr) const {
     const bool shortened = shortcut.weight.defined();
     if (steps) steps->fork();
     auto h = conv1(norm1.activated(x, steps), steps);

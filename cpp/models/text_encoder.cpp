@@ -2,7 +2,6 @@
 
 #include "attention/causal_attention.h"
 #include "models/gelu.h"
-#include "runtime/recompute.h"
 
 namespace swap {
 namespace {
@@ -24,10 +23,10 @@ TextEncoder::TextEncoder(const Scope& scope, const TextEncoderSpec& spec, at::Sc
   for (int64_t i = 0; i < spec.layers - (whole ? 0 : spec.skip_layers); ++i) {
     const Scope layer = scope / "encoder" / "layers" / i, products = layer.as(product_dtype(dtype));
     const Scope attention = products / "self_attn", mlp = products / "mlp";
-    layers_.push_back({LayerNorm(layer / "layer_norm1", d, spec.norm_eps),
-                       LayerNorm(layer / "layer_norm2", d, spec.norm_eps), Linear(attention, {"q_proj", "k_proj", "v_proj"}, d, d, true),
-                       Linear(attention / "out_proj", d, d), Linear(mlp / "fc1", d, spec.intermediate),
-                       Linear(mlp / "fc2", spec.intermediate, d)});
+    layers_.push_back(
+        {LayerNorm(layer / "layer_norm1", d, spec.norm_eps), LayerNorm(layer / "layer_norm2", d, spec.norm_eps),
+         Linear(attention, {"q_proj", "k_proj", "v_proj"}, d, d, true), Linear(attention / "out_proj", d, d),
+         Linear(mlp / "fc1", d, spec.intermediate), Linear(mlp / "fc2", spec.intermediate, d)});
   }
   if (spec.final_norm || whole) final_norm_ = LayerNorm(scope / "final_layer_norm", d, spec.norm_eps);
   if (whole) projection_ = scope.read("text_projection.weight", {spec.projection_dim, d});
@@ -63,12 +62,12 @@ EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel,
   const bool sparing = 14 * x.nbytes() * layers_.size() > kKept;
   for (size_t i = 0; i < (whole ? layers_.size() : used); ++i) {
     if (i == used) result.states = x;
-    x = cancel.at(x);
-    const auto layer = [this, i](const at::Tensor& input, Steps* steps) {
-      return BlockResult{apply(layers_[i], input, steps), {}};
+    const auto layer = [this, i](const at::Tensor& input, Steps* steps) { return apply(layers_[i], input, steps); };
+    const auto block = [&](const at::Tensor& input, Steps* steps) {
+      check(cancel, steps);
+      return BlockResult{noted(steps) && sparing ? steps->again(input, layer) : layer(input, steps), {}};
     };
-    x = sparing ? recompute([layer](const at::Tensor& input) { return as_node(layer, input).y; }, x)
-                : as_node(layer, x).y;
+    x = as_node(block, x).y;
   }
   if (!result.states.defined()) result.states = x;
   const auto final = [this](const at::Tensor& input, Steps* steps) {

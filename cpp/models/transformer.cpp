@@ -43,16 +43,8 @@ SpatialTransformer::SpatialTransformer(const Scope& scope, const UNetSpec& spec,
   }
 }
 
-at::Tensor SpatialTransformer::operator()(const at::Tensor& x, AttentionContext& context) const {
-  const auto block = [&](const at::Tensor& input, Steps* steps) { return run(input, context, steps); };
-  auto result = as_node(block, x, context.k_states, context.v_states);
-  for (size_t i = 0; i < result.losses.size(); ++i) {
-    if (result.losses[i].defined()) context.losses.at(static_cast<size_t>(first_layer_) + i) = result.losses[i];
-  }
-  return result.y;
-}
-
-BlockResult SpatialTransformer::run(const at::Tensor& x, AttentionContext& context, Steps* steps) const {
+at::Tensor SpatialTransformer::operator()(const at::Tensor& x, AttentionContext& context, Steps* steps,
+                                          std::vector<at::Tensor>& losses) const {
   const int64_t B = context.k_states.size(0), height = x.size(2), width = x.size(3);
   const auto residual = [&](const at::Tensor& input, const auto& branch) {
     if (steps) steps->fork();
@@ -62,8 +54,7 @@ BlockResult SpatialTransformer::run(const at::Tensor& x, AttentionContext& conte
   };
   // Samples that are one up to the first cross-attention have no way back.
   TORCH_CHECK(!steps || x.size(0) == B, "a gradient for ", x.size(0), " samples of ", B);
-  BlockResult result;
-  result.y = residual(x, [&](const at::Tensor& input) {
+  return residual(x, [&](const at::Tensor& input) {
     auto h = norm_(input, steps);
     if (!linear_) h = conv_in_(h, steps);
     h = rows_of_picture(h);
@@ -72,11 +63,10 @@ BlockResult SpatialTransformer::run(const at::Tensor& x, AttentionContext& conte
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const auto& block = blocks_[i];
       check(context.cancel, steps);
-      h = residual(h, [&](const at::Tensor& rows) { return self_attention(block.self, block.norm1(rows, steps), steps); });
+      h = residual(h,
+                   [&](const at::Tensor& rows) { return self_attention(block.self, block.norm1(rows, steps), steps); });
       h = residual(h, [&](const at::Tensor& rows) {
-        auto [y, loss] = cross_attention(block.cross, block.norm2(rows, steps), context, static_cast<int64_t>(i), steps);
-        result.losses.push_back(loss);
-        return y;
+        return cross_attention(block.cross, block.norm2(rows, steps), context, static_cast<int64_t>(i), steps, losses);
       });
       h = residual(h, [&](const at::Tensor& rows) {
         const auto& gate = block.gate;
@@ -89,7 +79,6 @@ BlockResult SpatialTransformer::run(const at::Tensor& x, AttentionContext& conte
     h = picture_of_rows(h, height, width);
     return linear_ ? h : conv_out_(h, steps);
   });
-  return result;
 }
 
 at::Tensor SpatialTransformer::self_attention(const SelfAttention& layer, const at::Tensor& x, Steps* steps) const {
@@ -97,9 +86,9 @@ at::Tensor SpatialTransformer::self_attention(const SelfAttention& layer, const 
   return layer.out(cast(swap::self_attention(qkv, heads_, steps), x.scalar_type(), steps), steps);
 }
 
-std::pair<at::Tensor, at::Tensor> SpatialTransformer::cross_attention(const CrossAttention& layer, const at::Tensor& x,
-                                                                      AttentionContext& context, int64_t depth,
-                                                                      Steps* steps) const {
+at::Tensor SpatialTransformer::cross_attention(const CrossAttention& layer, const at::Tensor& x,
+                                               AttentionContext& context, int64_t depth, Steps* steps,
+                                               std::vector<at::Tensor>& losses) const {
   const auto index = static_cast<size_t>(first_layer_ + depth);
   const auto dtype = x.scalar_type(), inner = upcast_ ? at::kFloat : dtype;
   const auto heads = [&](const at::Tensor& projected) { return split_heads(projected.to(inner), heads_); };
@@ -111,6 +100,7 @@ std::pair<at::Tensor, at::Tensor> SpatialTransformer::cross_attention(const Cros
     reference = (keys.size() == 1 ? keys[0] : at::cat(keys, 0)).to(inner);
   }
   SplitAttentionResult result;
+  const size_t number = losses.size();  // of this layer's loss, in the block
   if (steps) {
     SplitAttentionGradient gradient;
     std::tie(result, gradient) = split_attention_and_gradient(q, k, v, reference, context.token_weights);
@@ -119,7 +109,7 @@ std::pair<at::Tensor, at::Tensor> SpatialTransformer::cross_attention(const Cros
     steps->live = true;
     steps->then_all([=, this, &layer](Slopes& slopes) {
       const auto dout = split_heads(slopes.x.to(inner), heads_);
-      const auto [dq, dk, dv] = gradient(dout, slopes.losses[static_cast<size_t>(depth)], for_q, for_kv);
+      const auto [dq, dk, dv] = gradient(dout, slopes.losses[number], for_q, for_kv);
       slopes.x = for_q ? join_heads(dq).to(dtype) : at::Tensor();
       const auto to_states = [&](const at::Tensor& projected, const Linear& projection, at::Tensor& states) {
         const auto more = linear_gradient(join_heads(projected).to(dtype), projection.weight, projection.packed);
@@ -130,7 +120,8 @@ std::pair<at::Tensor, at::Tensor> SpatialTransformer::cross_attention(const Cros
   } else {
     result = split_attention(q, k, v, reference, context.token_weights);
   }
-  return {layer.out(join_heads(result.out).to(dtype), steps), result.loss};
+  losses.push_back(result.loss);
+  return layer.out(join_heads(result.out).to(dtype), steps);
 }
 
 void SpatialTransformer::cross_keys(const at::Tensor& states, ReferenceKeys& keys) const {

@@ -1,7 +1,6 @@
 // The U-Net's spatial transformer: self-attention, split cross-attention, GEGLU feed-forward.
 #pragma once
 
-#include <utility>
 #include <vector>
 
 #include "attention/context.h"
@@ -15,8 +14,12 @@ class SpatialTransformer {
   SpatialTransformer(const Scope& scope, const UNetSpec& spec, int64_t channels, int64_t heads, int64_t depth,
                      int64_t first_layer);
 
-  // x [b, C, h, w], text states in the context [B, L, C], B a multiple of b -> [B, C, h, w]
-  at::Tensor operator()(const at::Tensor& x, AttentionContext& context) const;
+  // x [b, C, h, w], text states in the context [B, L, C], B a multiple of b, or b where there are steps -> [B, C, h,
+  // w]. Adds the layers' losses.
+  at::Tensor operator()(const at::Tensor& x, AttentionContext& context, Steps* steps,
+                        std::vector<at::Tensor>& losses) const;
+
+  int64_t first_layer() const { return first_layer_; }
 
   // Writes K of `states` [1, L, C] for every cross-attention layer of this transformer into `keys`.
   void cross_keys(const at::Tensor& states, ReferenceKeys& keys) const;
@@ -38,11 +41,9 @@ class SpatialTransformer {
     Block(const Scope& scope, int64_t width, int64_t context_width);
   };
 
-  BlockResult run(const at::Tensor& x, AttentionContext& context, Steps* steps) const;
   at::Tensor self_attention(const SelfAttention& layer, const at::Tensor& x, Steps* steps) const;
-  // The loss too, undefined where the layer has none.
-  std::pair<at::Tensor, at::Tensor> cross_attention(const CrossAttention& layer, const at::Tensor& x,
-                                                    AttentionContext& context, int64_t depth, Steps* steps) const;
+  at::Tensor cross_attention(const CrossAttention& layer, const at::Tensor& x, AttentionContext& context, int64_t depth,
+                             Steps* steps, std::vector<at::Tensor>& losses) const;
 
   int64_t heads_, first_layer_;
   bool linear_, upcast_;

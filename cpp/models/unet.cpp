@@ -77,11 +77,14 @@ at::Tensor UNet::operator()(const at::Tensor& latents, const at::Tensor& timeste
     }
     if (block.resample.weight.defined()) {
       // To the size of the skip that comes next: twice, or twice less one where the latents' size was odd.
-      x = block.resample(at::upsample_nearest2d(x, {skips.back().size(2), skips.back().size(3)}));
+      x = block.change_size(at::upsample_nearest2d(x, {skips.back().size(2), skips.back().size(3)}));
     }
   }
   context.cancel.check();
-  return conv_out_(norm_out_.activated(x)).to(at::kFloat);
+  const auto end = [this](const at::Tensor& input, Steps* steps) {
+    return BlockResult{cast(conv_out_(norm_out_.activated(input, steps), steps), at::kFloat, steps), {}};
+  };
+  return as_node(end, x).y;
 }
 
 ReferenceKeys UNet::cross_keys(const at::Tensor& states, const std::vector<int64_t>& levels) const {

@@ -264,8 +264,9 @@ Progress Trainer::step() {
     progress.reconstruction = values[1].item<double>();
     progress.attention = values[2].item<double>();
     if (!std::isfinite(progress.loss)) {
-      throw Error("SWAP_NUMERIC_NAN", "the loss is not a number at step " + std::to_string(done_ + 1),
-                  "lower learningRate, or use dtype 'float32'; if the first step fails, the model's weights are broken");
+      throw Error(
+          "SWAP_NUMERIC_NAN", "the loss is not a number at step " + std::to_string(done_ + 1),
+          "lower learningRate, or use dtype 'float32'; if the first step fails, the model's weights are broken");
     }
     cancel_.check();  // the last look: from here on the step is done as a whole
     adam_.update(leaves(parameters_), slope.gradients, request_.learning_rate, done_ + 1);

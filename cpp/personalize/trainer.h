@@ -40,7 +40,8 @@ class Trainer {
 
   TrainingDraw draw(int64_t step) const;
   // A small model's batch is computed in shares, one a thread; that changes sums by rounding.
-  Slope slope(const TrainingDraw& draw, c10::function_ref<void(const Slope&)> then = [](const Slope&) {}) const;
+  Slope slope(
+      const TrainingDraw& draw, c10::function_ref<void(const Slope&)> then = [](const Slope&) {}) const;
 
   // One optimiser step; returns the losses and the stage of the first sample.
   Progress step();

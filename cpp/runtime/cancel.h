@@ -1,8 +1,8 @@
-// Cancellation: a flag that is polled at every block, in the forward pass and in the backward pass.
+// Cancellation: a flag that is polled at every block, in the forward pass and (`check` in runtime/steps.h) in the
+// backward pass.
 #pragma once
 
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
 
 #include <atomic>
 #include <vector>
@@ -18,9 +18,6 @@ class Cancel {
   void check() const {
     if (flag_ && flag_->load(std::memory_order_relaxed)) throw Cancelled();
   }
-
-  // Checks now and, where gradients flow through `x`, again when the backward pass comes by. Returns x's value.
-  at::Tensor at(const at::Tensor& x) const;
 
  private:
   const std::atomic<bool>* flag_;

@@ -86,6 +86,19 @@ at::Tensor Steps::differentiate(const at::Tensor& x, const std::function<at::Ten
   return y.detach();
 }
 
+at::Tensor Steps::again(const at::Tensor& x, std::function<at::Tensor(const at::Tensor&, Steps*)> f) {
+  const auto y = f(x, nullptr);
+  then([x, f = std::move(f)](const at::Tensor& dy) {
+    Steps steps(true);
+    f(x, &steps);
+    Slopes slopes;
+    slopes.x = dy;
+    steps.back(slopes);
+    return slopes.x;
+  });
+  return y;
+}
+
 void Steps::back(Slopes& slopes) {
   while (!steps_.empty()) {
     const auto step = std::move(steps_.back());

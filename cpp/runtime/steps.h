@@ -34,12 +34,17 @@ class Steps {
   void then(Step step);
   void then_all(std::function<void(Slopes&)> step) { steps_.push_back(std::move(step)); }
 
-  // Around a residual: from where its input is taken, to where the sum is made. `shortcut` is what lies on the short way.
+  // Around a residual: from where its input is taken, to where the sum is made. `shortcut` is what lies on the short
+  // way.
   void fork();
   void join(Step shortcut = {});
 
   // f(x) by LibTorch's operators, whose graph is kept for the way back.
   at::Tensor differentiate(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& f);
+
+  // f(x) for less memory and more arithmetic (gradient checkpointing): f notes nothing now, and is taken again on the
+  // way back. It must give the same numbers each time.
+  at::Tensor again(const at::Tensor& x, std::function<at::Tensor(const at::Tensor&, Steps*)> f);
 
   // Takes all steps, the last one first.
   void back(Slopes& slopes);
@@ -51,7 +56,7 @@ class Steps {
 
 inline bool noted(const Steps* steps) { return steps && steps->live; }
 
-// Looks at the flag now, and again on the way back.
+// Looks at the flag now, and on the way back.
 void check(const Cancel& cancel, Steps* steps);
 
 struct BlockResult {

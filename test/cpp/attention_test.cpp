@@ -6,6 +6,7 @@
 
 #include "attention/split_attention.h"
 #include "checks.h"
+#include "node.h"
 #include "runtime/cancel.h"
 
 using namespace swap;
@@ -98,10 +99,16 @@ TEST_CASE("a cancel takes effect in the backward pass") {
   const Cancel cancel(&flag);
   auto x = random({4}, 1);
   x.set_requires_grad(true);
-  const auto y = cancel.at(x * 2).sum();
+  const auto guarded = [&](const at::Tensor& value) {
+    return as_block(value, [&](const at::Tensor& input, Steps* steps) {
+      check(cancel, steps);
+      return input + 0;
+    });
+  };
+  const auto y = guarded(x * 2).sum();
   flag = true;
   CHECK_THROWS_AS(gradients(y, {x}), Cancelled);
-  CHECK_THROWS_AS(cancel.at(x), Cancelled);
+  CHECK_THROWS_AS(guarded(x), Cancelled);
 }
 
 TEST_CASE("a cancelled backward pass leaves none of its graph behind") {
@@ -112,7 +119,11 @@ TEST_CASE("a cancelled backward pass leaves none of its graph behind") {
   at::Tensor activation = x * 2;
   at::Tensor waits =
       activation.sin();  // saves `activation`; older than the branch that is cancelled, so it comes later
-  at::Tensor loss = waits.sum() + cancel.at(x * 3).sum();
+  const auto guarded = as_block(x * 3, [&](const at::Tensor& input, Steps* steps) {
+    check(cancel, steps);
+    return input + 0;
+  });
+  at::Tensor loss = waits.sum() + guarded.sum();
   const c10::weak_intrusive_ptr<c10::TensorImpl> saved(activation.getIntrusivePtr());
   activation.reset();
   waits.reset();

@@ -7,6 +7,8 @@
 
 #include "checks.h"
 #include "difference.h"
+#include "models/layers.h"
+#include "node.h"
 
 namespace {
 
@@ -27,7 +29,9 @@ void compare(const Case& c, at::ScalarType dtype, double tolerance) {
   const auto exact =
       at::conv2d(exact_x, weight.to(at::kFloat), bias.to(at::kFloat), {c.stride, c.stride}, {c.padding, c.padding});
 
-  const auto y = swap::convolve(x, weight, bias, c.stride, c.padding);
+  swap::Conv2d layer;
+  layer.weight = weight, layer.bias = bias, layer.stride = c.stride, layer.padding = c.padding;
+  const auto y = as_block(x, layer);
   CHECK((y.scalar_type() == dtype));
   CHECK(y.is_contiguous(channels_last));
   CHECK(difference(y, exact) < tolerance);

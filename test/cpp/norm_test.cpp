@@ -12,6 +12,7 @@
 #include "cpu/kernels.h"
 #include "cpu/norm_kernel.h"
 #include "difference.h"
+#include "node.h"
 
 namespace {
 
@@ -52,7 +53,11 @@ void compare(const Case& c, at::ScalarType dtype, bool silu) {
   const auto wide = at::kDouble;
   const auto exact = differentiate(x.to(wide), upstream.to(wide), make(wide));
   const auto plain = differentiate(x, upstream, make(dtype));
-  const auto ours = [&](const at::Tensor& x) { return swap::group_norm(x, c.groups, weight, bias, 1e-5, silu); };
+  const auto ours = [&](const at::Tensor& x) {
+    return as_block(x, [&](const at::Tensor& input, swap::Steps* steps) {
+      return swap::group_norm(input, c.groups, weight, bias, 1e-5, silu, steps);
+    });
+  };
   const auto found = differentiate(x, upstream, ours);
   CHECK((found.y.scalar_type() == dtype));
   const double least = dtype == at::kFloat ? 1e-6 : 4e-3;
@@ -127,4 +132,30 @@ TEST_CASE("group normalisation has the same bits for any number of threads, and 
   const auto y = swap::group_norm(broken, 8, weight, bias, 1e-5, true);
   CHECK(at::isnan(y.narrow(1, 0, 8)).all().item<bool>());
   CHECK(at::isfinite(y.narrow(1, 8, 56)).all().item<bool>());
+}
+
+TEST_CASE("the normalisation of layers, forth and back, by every kernel's types, against float64") {
+  const auto generator = at::detail::createCPUGenerator(12);
+  const auto random = [&](at::IntArrayRef shape) { return at::randn(shape, generator); };
+  for (const auto& [from, to] : {std::pair(at::kFloat, at::kFloat), std::pair(at::kFloat, at::kBFloat16),
+                                 std::pair(at::kBFloat16, at::kBFloat16), std::pair(at::kHalf, at::kHalf)}) {
+    for (const int64_t width : {64, 208, 20}) {  // the last one is LibTorch's
+      CAPTURE(width);
+      const auto x = (random({3, 37, width}) * 2 + 5).to(from), dy = random({3, 37, width}).to(to);
+      const auto weight = (1 + 0.3 * random({width})).to(from), bias = random({width}).to(from);
+      const auto exact = differentiate(x.to(at::kDouble), dy.to(at::kDouble), [&](const at::Tensor& input) {
+        return at::layer_norm(input, {width}, weight.to(at::kDouble), bias.to(at::kDouble), 1e-5);
+      });
+      const auto found = differentiate(x, dy, [&](const at::Tensor& input) {
+        return as_block(input, [&, to = to](const at::Tensor& block, swap::Steps* steps) {
+          return swap::layer_norm(block, weight, bias, 1e-5, to, steps);
+        });
+      });
+      CHECK((found.y.scalar_type() == to));
+      CHECK((found.dx.scalar_type() == from));
+      const auto unit = [](at::ScalarType type) { return type == at::kFloat ? 2e-6 : 1.0 / 128; };
+      CHECK(difference(found.y, exact.y) < unit(to));
+      CHECK(difference(found.dx, exact.dx) < unit(from == at::kFloat ? to : from));
+    }
+  }
 }

@@ -12,7 +12,9 @@
 #include "difference.h"
 #include "models/convolution.h"
 #include "models/gated_linear.h"
+#include "models/layers.h"
 #include "models/linear.h"
+#include "node.h"
 
 namespace {
 
@@ -86,7 +88,9 @@ TEST_CASE("a linear layer has LibTorch's gradient, with a bias and without") {
     for (const bool biased : {true, false}) {
       const auto weight = at::randn({64, 96}).to(dtype), bias = biased ? at::randn({64}).to(dtype) : at::Tensor();
       const auto x = at::randn({2, 20, 96}).to(dtype).requires_grad_(), dy = at::randn({2, 20, 64}).to(dtype);
-      const auto dx = torch::autograd::grad({swap::linear(x, weight, bias)}, {x}, {dy})[0];
+      swap::Linear layer;
+      layer.weight = weight, layer.bias = bias;
+      const auto dx = torch::autograd::grad({as_block(x, layer)}, {x}, {dy})[0];
       CHECK((dx.scalar_type() == dtype));
       CHECK(difference(dx, at::matmul(exact(dy), exact(weight))) < (dtype == at::kFloat ? 1e-6 : kRounding));
     }
@@ -102,6 +106,8 @@ TEST_CASE("convolutions by our own kernel") {
            {1, 32, 32, 1, 1, 3},       // nearly all is border
            {2, 64, 96, 5, 7, 3},       // lines that go on into each other
            {3, 32, 64, 16, 16, 3},     // a tile a line
+           {5, 64, 96, 4, 4, 3},       // several samples a block, tiles of two lines, an odd number of runs
+           {3, 32, 32, 3, 4, 3},       // the same with half a tile over
            {1, 96, 32, 9, 48, 3},      // an odd number of tiles a line
            {1, 32, 32, 3, 176, 3},     // lines in pieces, the last one shorter
            {1, 64, 32, 4, 125, 3},     // the same of a width that has no whole tiles
@@ -134,7 +140,7 @@ TEST_CASE("layers that keep their weights packed have the same results, forth an
   const auto check = [](auto layer, const at::Tensor& x, const at::Tensor& dy) {
     const auto differentiate = [&](const swap::PackedWeights::Ptr& packed) {
       const auto leaf = x.detach().clone().requires_grad_();
-      const auto y = layer(leaf, packed);
+      const auto y = as_block(leaf, layer(packed));
       return std::pair(y.detach(), torch::autograd::grad({y}, {leaf}, {dy})[0]);
     };
     const auto expected = differentiate({});
@@ -145,11 +151,24 @@ TEST_CASE("layers that keep their weights packed have the same results, forth an
       CHECK(at::equal(found.second, expected.second));
     }
   };
-  check([&](const auto& x, const auto& packed) { return swap::linear(x, weight, bias, packed); }, x, random({40, 128}));
-  check([&](const auto& x, const auto& packed) { return swap::gated_linear(x, weight, bias, packed); }, x,
-        random({40, 64}));
-  check([&](const auto& x, const auto& packed) { return swap::convolve(x, kernels, bias, 1, 1, packed); }, picture,
-        random({1, 128, 9, 7}));
+  swap::Linear linear;
+  linear.weight = weight, linear.bias = bias;
+  swap::Conv2d convolution;
+  convolution.weight = kernels, convolution.bias = bias, convolution.padding = 1;
+  const auto with = [](auto& layer) {
+    return [&](const swap::PackedWeights::Ptr& packed) {
+      layer.packed = packed;
+      return [&](const at::Tensor& input, swap::Steps* steps) { return layer(input, steps); };
+    };
+  };
+  check(with(linear), x, random({40, 128}));
+  check(with(convolution), picture, random({1, 128, 9, 7}));
+  const auto gated = [&](const swap::PackedWeights::Ptr& packed) {
+    return [&, packed](const at::Tensor& input, swap::Steps* steps) {
+      return swap::gated_linear(input, weight, bias, packed, steps);
+    };
+  };
+  check(gated, x, random({40, 64}));
 }
 
 TEST_CASE("every kernel's products leave alone what lies beside their results, and take no number from beside") {
