@@ -73,7 +73,7 @@ class Numbers {
 // The first weights that will be multiplied with: they come while the other factor is packed.
 void ask_for([[maybe_unused]] const at::BFloat16* weights) {
 #ifdef SWAP_X86
-  constexpr int64_t kBytes = 18 << 10;
+  constexpr int64_t kBytes = 6 << 10;
   for (int64_t i = 0; i < kBytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(weights) + i, 0, 2);
 #endif
 }

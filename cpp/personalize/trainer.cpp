@@ -211,18 +211,14 @@ TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
   auto squared = (output - target).square();
   if (mask_.defined()) squared = squared * mask_;
   result.reconstruction = squared.mean();
-  result.attention = at::zeros({}, output.options());
-  int64_t layers = 0;
+  std::vector<at::Tensor> layers;
   for (const auto& layer : context.losses) {
-    if (!layer.defined()) continue;
-    result.attention = result.attention + layer.mean();
-    ++layers;
+    if (layer.defined()) layers.push_back(layer);
   }
-  if (layers > 0) {
-    // Keeps lambda's meaning at other sizes: the factor is 1 for SD 1.x at 512 px.
-    const double pixels = static_cast<double>(noisy.size(2) * noisy.size(3));
-    result.attention = result.attention * (4096.0 / pixels / static_cast<double>(layers));
-  }
+  // Keeps lambda's meaning at other sizes: the factor is 1 for SD 1.x at 512 px.
+  const double pixels = static_cast<double>(noisy.size(2) * noisy.size(3));
+  result.attention =
+      layers.empty() ? at::zeros({}, output.options()) : at::stack(layers).mean() * (4096.0 / pixels);
   result.total = result.reconstruction + request_.attention_weight * result.attention;
   return result;
 }
