@@ -23,24 +23,27 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
 }
 
 at::Tensor causal_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) {
-  const auto plain = [heads](const at::Tensor& input) {
-    const auto sides = input.chunk(3, -1);
-    return join_heads(
-        causal_attention(split_heads(sides[0], heads), split_heads(sides[1], heads), split_heads(sides[2], heads)));
-  };
-  if (!noted(steps)) return plain(qkv);
   const auto [q, k, v] = split_sides(qkv, heads);
   const auto* kernel = find_kernel(q, k, v);
-  if (!kernel) return steps->differentiate(qkv, plain);
-  steps->then([=](const at::Tensor& dy) {
-    const auto gradient = at::empty_like(qkv);
-    const auto [q, k, v] = split_sides(qkv, heads);
-    const auto [dq, dk, dv] = split_sides(gradient, heads);
-    split_attention_gradient_fused_cpu(*kernel, q, k, v, {}, {}, /*causal=*/true, split_heads(dy, heads), {}, dq, dk,
-                                       dv);
-    return gradient;
-  });
-  return plain(qkv);
+  if (!kernel) {
+    const auto plain = [heads](const at::Tensor& input) {
+      const auto part = input.chunk(3, -1);
+      return join_heads(causal_attention_eager(split_heads(part[0], heads), split_heads(part[1], heads),
+                                               split_heads(part[2], heads)));
+    };
+    return noted(steps) ? steps->differentiate(qkv, plain) : plain(qkv);
+  }
+  if (noted(steps)) {
+    steps->then([=](const at::Tensor& dy) {
+      const auto gradient = at::empty_like(qkv);
+      const auto [q, k, v] = split_sides(qkv, heads);
+      const auto [dq, dk, dv] = split_sides(gradient, heads);
+      split_attention_gradient_fused_cpu(*kernel, q, k, v, {}, {}, /*causal=*/true, split_heads(dy, heads), {}, dq, dk,
+                                         dv);
+      return gradient;
+    });
+  }
+  return join_heads(split_attention_fused_cpu(*kernel, q, k, v, {}, {}, /*causal=*/true).out);
 }
 
 at::Tensor causal_attention_eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {

@@ -1,8 +1,5 @@
 #include "attention/self_attention.h"
 
-#include <c10/core/GradMode.h>
-#include <torch/csrc/autograd/custom_function.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -60,63 +57,6 @@ void run(FlashProblem& p, const FlashKernel& kernel, bool backward,
   }
 }
 
-// `lse` [B H, N rounded up] is filled where it is defined.
-at::Tensor compute_forward(const FlashKernel& kernel, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                           bool keep, at::Tensor& lse) {
-  SWAP_RECORD("swap::self_attention", q, k);
-  auto p = make_problem(q, k, v);
-  const auto out = rows_with_heads(q);
-  p.out = mutable_rows_of(out);
-  if (keep) {
-    lse = at::empty({p.batch * p.heads, cpu::query_blocks(p) * cpu::kBlock}, at::kFloat);
-    p.lse = lse.mutable_data_ptr<float>();
-  }
-  cut(p, cpu::query_blocks(p), kForwardItems);
-  const int64_t heads = p.batch * p.heads;
-  run(p, kernel, false, {{kernel.prepare_forward, heads}, {kernel.forward, heads * p.chunks}});
-  return out;
-}
-
-// Into `gradient`: dQ, dK, dV.
-void compute_backward(const FlashKernel& kernel, const std::array<at::Tensor, 3>& qkv, const at::Tensor& out,
-                      const at::Tensor& lse, const at::Tensor& gradient_of_out,
-                      const std::array<at::Tensor, 3>& gradient) {
-  SWAP_RECORD("swap::self_attention", qkv[0], qkv[1]);
-  auto p = make_problem(qkv[0], qkv[1], qkv[2]);
-  const auto dout = dense_rows(gradient_of_out);
-  p.o = rows_of(out), p.dout = rows_of(dout);
-  p.lse = lse.mutable_data_ptr<float>();
-  p.dq = mutable_rows_of(gradient[0]), p.dk = mutable_rows_of(gradient[1]), p.dv = mutable_rows_of(gradient[2]);
-  cut(p, cpu::key_blocks(p), kBackwardItems);
-  const int64_t heads = p.batch * p.heads;
-  const auto sums = at::empty({heads * p.chunks, cpu::dq_size(p)}, at::kFloat);
-  p.dq_sums = sums.mutable_data_ptr<float>();
-  run(p, kernel, true,
-      {{kernel.prepare_backward, heads}, {kernel.backward, heads * p.chunks}, {kernel.finish_backward, heads}});
-}
-
-struct FlashAttention : torch::autograd::Function<FlashAttention> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
-                            const at::Tensor& v, const FlashKernel* kernel) {
-    const auto rows_q = dense_rows(q), rows_k = dense_rows(k), rows_v = dense_rows(v);
-    at::Tensor lse;
-    const auto out = compute_forward(*kernel, rows_q, rows_k, rows_v, true, lse);
-    context->saved_data["kernel"] = reinterpret_cast<int64_t>(kernel);
-    context->save_for_backward({rows_q, rows_k, rows_v, out, lse});
-    return out;
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 const torch::autograd::variable_list& gradients) {
-    const auto saved = context->get_saved_variables();
-    const auto& kernel = *reinterpret_cast<const FlashKernel*>(context->saved_data["kernel"].toInt());
-    const std::array<at::Tensor, 3> gradient{rows_with_heads(saved[0]), rows_with_heads(saved[1]),
-                                             rows_with_heads(saved[2])};
-    compute_backward(kernel, {saved[0], saved[1], saved[2]}, saved[3], saved[4], gradients[0], gradient);
-    return {gradient[0], gradient[1], gradient[2], at::Tensor()};
-  }
-};
-
 }  // namespace
 
 const FlashKernel* flash_kernel(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
@@ -133,38 +73,63 @@ const FlashKernel* flash_kernel(const at::Tensor& q, const at::Tensor& k, const 
   return found.empty() || q.size(3) > found.front()->best_width ? nullptr : found.front();
 }
 
-at::Tensor self_attention_flash(const FlashKernel& kernel, const at::Tensor& q, const at::Tensor& k,
-                                const at::Tensor& v) {
-  if (c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad())) {
-    return FlashAttention::apply(q, k, v, &kernel);
+Flashed self_attention_flash(const FlashKernel& kernel, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                             bool keep) {
+  SWAP_RECORD("swap::self_attention", q, k);
+  Flashed result{dense_rows(q), dense_rows(k), dense_rows(v), rows_with_heads(q), {}};
+  auto p = make_problem(result.q, result.k, result.v);
+  p.out = mutable_rows_of(result.out);
+  if (keep) {
+    result.lse = at::empty({p.batch * p.heads, cpu::query_blocks(p) * cpu::kBlock}, at::kFloat);
+    p.lse = result.lse.mutable_data_ptr<float>();
   }
-  at::Tensor lse;
-  return compute_forward(kernel, dense_rows(q), dense_rows(k), dense_rows(v), false, lse);
+  cut(p, cpu::query_blocks(p), kForwardItems);
+  const int64_t heads = p.batch * p.heads;
+  run(p, kernel, false, {{kernel.prepare_forward, heads}, {kernel.forward, heads * p.chunks}});
+  return result;
+}
+
+void self_attention_flash_gradient(const FlashKernel& kernel, const Flashed& kept, const at::Tensor& dout,
+                                   const std::array<at::Tensor, 3>& gradient) {
+  SWAP_RECORD("swap::self_attention", kept.q, kept.k);
+  auto p = make_problem(kept.q, kept.k, kept.v);
+  const auto dense = dense_rows(dout);
+  p.o = rows_of(kept.out), p.dout = rows_of(dense);
+  p.lse = kept.lse.mutable_data_ptr<float>();
+  p.dq = mutable_rows_of(gradient[0]), p.dk = mutable_rows_of(gradient[1]), p.dv = mutable_rows_of(gradient[2]);
+  cut(p, cpu::key_blocks(p), kBackwardItems);
+  const int64_t heads = p.batch * p.heads;
+  const auto sums = at::empty({heads * p.chunks, cpu::dq_size(p)}, at::kFloat);
+  p.dq_sums = sums.mutable_data_ptr<float>();
+  run(p, kernel, true,
+      {{kernel.prepare_backward, heads}, {kernel.backward, heads * p.chunks}, {kernel.finish_backward, heads}});
 }
 
 at::Tensor self_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const auto* kernel = flash_kernel(q, k, v);
-  return kernel ? self_attention_flash(*kernel, q, k, v) : at::scaled_dot_product_attention(q, k, v);
+  return kernel ? self_attention_flash(*kernel, q, k, v, false).out : at::scaled_dot_product_attention(q, k, v);
 }
 
 at::Tensor self_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) {
-  const auto plain = [heads](const at::Tensor& input) {
-    const auto sides = input.chunk(3, -1);
-    return join_heads(
-        self_attention(split_heads(sides[0], heads), split_heads(sides[1], heads), split_heads(sides[2], heads)));
-  };
-  if (!noted(steps)) return plain(qkv);
   const auto sides = split_sides(qkv, heads);
   const auto* kernel = flash_kernel(sides[0], sides[1], sides[2]);
-  if (!kernel) return steps->differentiate(qkv, plain);
-  at::Tensor lse;
-  const auto out = compute_forward(*kernel, sides[0], sides[1], sides[2], true, lse);
-  steps->then([=](const at::Tensor& dy) {
-    const auto gradient = at::empty_like(qkv);
-    compute_backward(*kernel, split_sides(qkv, heads), out, lse, split_heads(dy, heads), split_sides(gradient, heads));
-    return gradient;
-  });
-  return join_heads(out);
+  if (!kernel) {
+    const auto plain = [heads](const at::Tensor& input) {
+      const auto part = input.chunk(3, -1);
+      return join_heads(at::scaled_dot_product_attention(split_heads(part[0], heads), split_heads(part[1], heads),
+                                                         split_heads(part[2], heads)));
+    };
+    return noted(steps) ? steps->differentiate(qkv, plain) : plain(qkv);
+  }
+  const auto kept = self_attention_flash(*kernel, sides[0], sides[1], sides[2], noted(steps));
+  if (noted(steps)) {
+    steps->then([=](const at::Tensor& dy) {
+      const auto gradient = at::empty_like(qkv);
+      self_attention_flash_gradient(*kernel, kept, split_heads(dy, heads), split_sides(gradient, heads));
+      return gradient;
+    });
+  }
+  return join_heads(kept.out);
 }
 
 }  // namespace swap

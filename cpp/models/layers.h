@@ -3,7 +3,6 @@
 #pragma once
 
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
 
 #include <string>
 #include <vector>
@@ -106,10 +105,8 @@ struct LayerNorm {
   }
 };
 
-// a + b, in the memory of `a`, which nobody else may have, where no gradient is wanted
-inline at::Tensor sum_into(at::Tensor a, const at::Tensor& b) {
-  return c10::GradMode::is_enabled() ? a + b : a.add_(b);
-}
+// a + b, in the memory of `a`, which nobody else may have
+inline at::Tensor sum_into(at::Tensor a, const at::Tensor& b) { return a.add_(b); }
 
 // [b, ...] -> [B, ...], the whole of it again and again
 inline at::Tensor repeat_to(const at::Tensor& x, int64_t B) {

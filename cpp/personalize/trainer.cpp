@@ -217,8 +217,7 @@ TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
   }
   // Keeps lambda's meaning at other sizes: the factor is 1 for SD 1.x at 512 px.
   const double pixels = static_cast<double>(noisy.size(2) * noisy.size(3));
-  result.attention =
-      layers.empty() ? at::zeros({}, output.options()) : at::stack(layers).mean() * (4096.0 / pixels);
+  result.attention = layers.empty() ? at::zeros({}, output.options()) : at::stack(layers).mean() * (4096.0 / pixels);
   result.total = result.reconstruction + request_.attention_weight * result.attention;
   return result;
 }

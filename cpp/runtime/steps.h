@@ -34,8 +34,8 @@ class Steps {
   void then(Step step);
   void then_all(std::function<void(Slopes&)> step) { steps_.push_back(std::move(step)); }
 
-  // Around a residual: from where its input is taken, to where the sum is made. `shortcut` is what lies on the short
-  // way.
+  // Where a residual's input is taken, and where the sum is made. `shortcut` is the way back along its short side,
+  // where that is not the identity.
   void fork();
   void join(Step shortcut = {});
 

@@ -9,9 +9,11 @@
 #include <vector>
 
 #include "attention/fused_cpu.h"
+#include "attention/layout.h"
 #include "checks.h"
 #include "cpu/kernels.h"
 #include "difference.h"
+#include "node.h"
 
 namespace {
 
@@ -85,5 +87,23 @@ TEST_CASE("what comes later changes nothing in causal attention") {
     const auto other = swap::causal_attention(q, other_k, other_v);
     CHECK(at::equal(out.slice(2, 0, 20), other.slice(2, 0, 20)));
     CHECK_FALSE(at::equal(out.slice(2, 20), other.slice(2, 20)));
+  }
+}
+
+TEST_CASE("causal attention of Q, K and V side by side is that of the three apart, forth and back") {
+  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {  // the last one has no kernel
+    const auto generator = at::detail::createCPUGenerator(5);
+    const auto qkv = at::randn({2, 77, 3 * 128}, generator).to(dtype).requires_grad_(true);
+    const auto dy = at::randn({2, 77, 128}, generator).to(dtype);
+    const auto apart = [&](const at::Tensor& x) {
+      const auto part = x.chunk(3, -1);
+      return swap::join_heads(swap::causal_attention(swap::split_heads(part[0], 2), swap::split_heads(part[1], 2),
+                                                     swap::split_heads(part[2], 2)));
+    };
+    const auto y =
+        as_block(qkv, [](const at::Tensor& x, swap::Steps* steps) { return swap::causal_attention(x, 2, steps); });
+    CHECK(at::equal(y, apart(qkv)));
+    const auto found = torch::autograd::grad({y}, {qkv}, {dy})[0];
+    CHECK(at::equal(found, torch::autograd::grad({apart(qkv)}, {qkv}, {dy})[0]));
   }
 }

@@ -5,9 +5,10 @@
 
 template <class Layer>
 at::Tensor as_block(const at::Tensor& x, Layer&& layer) {
-  return swap::as_node([&](const at::Tensor& input, swap::Steps* steps) {
-           return swap::BlockResult{layer(input, steps), {}};
-         },
-                       x)
+  return swap::as_node(
+             [&](const at::Tensor& input, swap::Steps* steps) {
+               return swap::BlockResult{layer(input, steps), {}};
+             },
+             x)
       .y;
 }

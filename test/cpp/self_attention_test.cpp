@@ -14,6 +14,7 @@
 #include "attention/split_attention.h"
 #include "checks.h"
 #include "cpu/kernels.h"
+#include "node.h"
 
 using namespace swap;
 
@@ -60,9 +61,10 @@ Results differentiate(const Case& c, at::ScalarType dtype, Make&& make) {
 }
 
 Results flash(const cpu::FlashKernel& kernel, const Case& c, at::ScalarType dtype) {
-  return differentiate(c, dtype, [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    return self_attention_flash(kernel, q, k, v);
-  });
+  const auto kept = self_attention_flash(kernel, c.q.to(dtype), c.k.to(dtype), c.v.to(dtype), true);
+  const std::array<at::Tensor, 3> gradient{at::empty_like(kept.q), at::empty_like(kept.k), at::empty_like(kept.v)};
+  self_attention_flash_gradient(kernel, kept, c.dout.to(dtype), gradient);
+  return {kept.out, gradient[0], gradient[1], gradient[2]};
 }
 
 // Root mean square, relative to the exact values'.
@@ -116,7 +118,7 @@ TEST_CASE("self-attention of any strides, with and without gradients: the same b
       const auto reference = flash(*kernel, c, dtype).out;
       const auto q = c.q.contiguous(), k = c.k.transpose(-1, -2).contiguous().transpose(-1, -2);
       const auto v = at::cat({c.v, c.v}, -1).narrow(-1, 40, 40);
-      CHECK(at::equal(self_attention_flash(*kernel, q, k, v), reference));
+      CHECK(at::equal(self_attention_flash(*kernel, q, k, v, false).out, reference));
     }
   }
 }
@@ -151,10 +153,30 @@ TEST_CASE("self-attention of extreme logits gives numbers, and NaN stays where i
       for (const auto& x : {found.out, found.dq, found.dk, found.dv}) CHECK(at::isfinite(x).all().item<bool>());
       auto q = c.q.clone();
       q.select(2, 5).fill_(std::nan(""));
-      const auto bad = self_attention_flash(*kernel, q, c.k, c.v);
+      const auto bad = self_attention_flash(*kernel, q, c.k, c.v, false).out;
       CHECK(at::isnan(bad.select(2, 5)).all().item<bool>());
       CHECK(at::isfinite(bad.select(2, 6)).all().item<bool>());
     }
+  }
+}
+
+TEST_CASE("self-attention of Q, K and V side by side is that of the three apart, forth and back") {
+  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {  // the last one has no kernel
+    const Case c({2, 3, 70, 70, 40}, dtype);
+    const auto side = [](const at::Tensor& x) { return x.transpose(1, 2).reshape({2, 70, 120}); };
+    const auto qkv = at::cat({side(c.q), side(c.k), side(c.v)}, -1).requires_grad_(true);
+    const auto y = as_block(qkv, [](const at::Tensor& x, Steps* steps) { return self_attention(x, 3, steps); });
+    const auto found = torch::autograd::grad({y}, {qkv}, {side(c.dout)})[0].chunk(3, -1);
+    const auto expected = differentiate(c, dtype, [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+      return at::scaled_dot_product_attention(q, k, v);
+    });
+    const double unit = dtype == at::kBFloat16 ? 2e-2 : 1e-5;
+    CHECK(error(y, side(expected.out).to(at::kDouble)) < unit);
+    CHECK(error(found[0], side(expected.dq).to(at::kDouble)) < unit);
+    CHECK(error(found[1], side(expected.dk).to(at::kDouble)) < unit);
+    CHECK(error(found[2], side(expected.dv).to(at::kDouble)) < unit);
+    c10::NoGradGuard no_grad;
+    CHECK(at::equal(self_attention(qkv, 3), y));
   }
 }
 
