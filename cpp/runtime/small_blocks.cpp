@@ -18,7 +18,7 @@ constexpr int kSizes = 4 * (std::countr_zero(kSmallBlock) - std::countr_zero(kLi
 #ifdef __SANITIZE_ADDRESS__
 constexpr size_t kMost = 0;
 #else
-constexpr size_t kMost = size_t(64) << 20;
+constexpr size_t kMost = size_t(16) << 20;
 #endif
 
 struct Header {
