@@ -1,6 +1,7 @@
 #include "library.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -8,6 +9,7 @@
 #include <optional>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 #if defined(_WIN32)
 #define WIN32_LEAN_AND_MEAN
@@ -82,30 +84,6 @@ bool is_cut_short([[maybe_unused]] const std::string& path) {
 #endif
 }
 
-// LibTorch's OpenMP threads spin while they wait, unless told otherwise when the runtime is loaded. On a machine that
-// does anything else as well that is 3 to 14 times slower than sleeping (measured on two busy cores), and in a
-// user's app it burns their battery. Set while the libraries are opened, unless the user has chosen; not left behind
-// for child processes.
-class PassiveWaiting {
- public:
-  PassiveWaiting() {
-#if !defined(_WIN32)
-    if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
-    set_ = setenv("OMP_WAIT_POLICY", "PASSIVE", 0) == 0;
-#endif
-  }
-  ~PassiveWaiting() {
-#if !defined(_WIN32)
-    if (set_) unsetenv("OMP_WAIT_POLICY");
-#endif
-  }
-  PassiveWaiting(const PassiveWaiting&) = delete;
-  PassiveWaiting& operator=(const PassiveWaiting&) = delete;
-
- private:
-  [[maybe_unused]] bool set_ = false;
-};
-
 // The same file under two names is the same library.
 std::string identity(const std::string& path) {
   std::error_code failed;
@@ -120,6 +98,8 @@ std::string joined(const std::vector<std::string>& paths) {
   for (auto& path : paths) text += (text.empty() ? "" : ", ") + path;
   return text;
 }
+
+std::atomic<bool> libtorch_is_open{false};
 
 // What this process has open. Never destroyed, as the libraries are never closed.
 struct Registry {
@@ -182,6 +162,36 @@ Status find_factory(Handle handle, const std::string& path, const EngineFactory*
 
 }  // namespace
 
+#if defined(_WIN32)
+
+PassiveWaiting::PassiveWaiting() = default;
+PassiveWaiting::~PassiveWaiting() = default;
+
+#else
+
+namespace {
+
+std::mutex waiting_mutex;
+int waiting = 0;  // how many there are
+bool waiting_set = false;
+
+}  // namespace
+
+PassiveWaiting::PassiveWaiting() : counts_(!libtorch_is_open) {
+  if (!counts_) return;
+  std::lock_guard lock(waiting_mutex);
+  if (waiting++ > 0 || std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
+  waiting_set = setenv("OMP_WAIT_POLICY", "PASSIVE", 0) == 0;
+}
+
+PassiveWaiting::~PassiveWaiting() {
+  if (!counts_) return;
+  std::lock_guard lock(waiting_mutex);
+  if (--waiting == 0 && std::exchange(waiting_set, false)) unsetenv("OMP_WAIT_POLICY");
+}
+
+#endif
+
 Status open_engine(const std::vector<std::string>& libraries, const std::string& engine,
                    const EngineFactory*& factory) {
   std::vector<std::string> libtorch;
@@ -209,9 +219,9 @@ Status open_engine(const std::vector<std::string>& libraries, const std::string&
 
   std::vector<Handle> handles;
   if (!libtorch.empty() && !open.libtorch) {
-    const PassiveWaiting passive;
     if (auto status = open_all(libraries, handles); !status.ok()) return status;
     open.libtorch = libtorch;
+    libtorch_is_open = true;
   }
   Handle handle = nullptr;
   if (auto status = open_one("the engine library", engine,
