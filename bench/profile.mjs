@@ -87,7 +87,7 @@ function classify({ name, shapes, calls, backward }) {
   if (/conv/i.test(name) && tensors.length < 2) return { kind: 'convolution', flop: 0 }
   if (product) return { kind: 'convolution', flop: 2 * size(tensors[0]) * tensors[1][0] * calls }
   if (/conv/i.test(name)) {
-    const back = /Backward/.test(name)
+    const back = /backward/i.test(name)
     const [input, weight] = back ? tensors.slice(1) : tensors
     const outputs = back ? size(tensors[0]) : (size(input) / input[1] / (lists[0]?.[0] ?? 1) ** 2) * weight[0]
     return { kind: 'convolution', flop: 2 * outputs * size(weight.slice(1)) * calls }
@@ -97,7 +97,7 @@ function classify({ name, shapes, calls, backward }) {
     const [q, k] = back ? tensors.slice(1) : tensors
     return { kind: k[2] > 80 ? 'self' : 'cross', flop: (back ? 10 : 4) * size(q) * k[2] * calls }
   }
-  if (/linear|gated|addmm|AddmmBackward|^aten::(mm|t)$|MmBackward|^TBackward/i.test(name) && !/Bmm/.test(name)) {
+  if (/linear|gated|addmm|AddmmBackward|^aten::(mm|matmul|t)$|MmBackward|^TBackward/i.test(name) && !/Bmm/.test(name)) {
     const flop = /::_?linear/.test(name) ? 2 * size(tensors[0]) * tensors[1][0] : 0
     return { kind: 'linear', flop: flop * calls }
   }

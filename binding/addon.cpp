@@ -42,6 +42,7 @@ class Opening final : public Napi::AsyncWorker {
     const EngineFactory* factory = nullptr;
     status_ = open_engine(options_.libraries, options_.engine, factory);
   }
+  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
   void OnOK() override {
     if (status_.ok()) {
       deferred_.Resolve(Env().Undefined());

@@ -295,9 +295,8 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
   completing.catch(fail)
   let engine: NativeEngine | undefined
   try {
-    const created = await createEngine(binding, choices)
+    const created = await createEngine(binding, choices, both)
     engine = created.engine
-    both.throwIfAborted()
     const request = {
       spec: layout.spec,
       tensors: layout.tensors,
@@ -308,9 +307,7 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
     const loading = runTask(() => load(created.engine, withLoras(request, loras), report), both)
     loading.catch(fail)
     await Promise.allSettled([loading, completing])
-    // A cancel goes before a failure; of those the first counts.
-    signal.throwIfAborted()
-    failure.signal.throwIfAborted()
+    both.throwIfAborted()
     const [engineInfo, rested] = await Promise.all([loading, completing])
     const model: Model = { ...layout, ...rested }
     const info = {
@@ -327,8 +324,11 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
     const controls = new Controls(model, engine, engineInfo.dtype)
     return construct({ model, engine, engineInfo, controls, request, loras }, Object.freeze(info))
   } catch (error) {
+    // A cancel goes before a failure; of those the first counts.
+    fail(error)
     await Promise.allSettled([completing, engine?.close()])
-    throw error
+    signal.throwIfAborted()
+    throw failure.signal.reason
   }
 }
 
@@ -336,12 +336,15 @@ async function open(parts: OpenParts, options: Options, { signal }: JobContext<n
 async function createEngine(
   binding: NativeBinding,
   choices: EngineChoice[],
+  signal: AbortSignal,
 ): Promise<{ engine: NativeEngine; device: string }> {
   for (const [i, { device, ...paths }] of choices.entries()) {
     try {
       await binding.openLibraries(paths)
+      signal.throwIfAborted()
       return { engine: binding.createEngine(paths), device }
     } catch (error) {
+      signal.throwIfAborted()
       if (i + 1 === choices.length) throw fromNative(error)
     }
   }

@@ -35,6 +35,7 @@ struct Frame {
 };
 thread_local std::vector<Frame> frames;
 thread_local int depth = 0;
+thread_local bool going_back = false;  // the last operator that was not a sum belonged to a node of the graph
 
 struct Level : at::ObserverContext {
   bool framed = false;
@@ -71,11 +72,16 @@ std::unique_ptr<at::ObserverContext> enter(const at::RecordFunction& function) {
   if (!recording) return nullptr;
   auto level = std::make_unique<Level>();
   const std::string name = function.name();
-  if (depth++ == 0 || name.rfind("swap::", 0) == 0) {
-    // Between the nodes of the graph stand the sums of gradients, with gradients off as in a forward function of ours.
-    const bool sum = name.rfind("aten::add", 0) == 0 && !c10::GradMode::is_enabled();
+  // A block of layers is one node, whose operators count for themselves.
+  const bool in_block = !frames.empty() && frames.back().name.ends_with("::Node>");
+  const bool outermost = depth++ == 0;
+  if (outermost || in_block || name.rfind("swap::", 0) == 0) {
+    const bool node = name.rfind("autograd::", 0) == 0;
+    // Between the nodes of the graph stand the sums of gradients.
+    const bool sum = outermost && name.rfind("aten::add", 0) == 0;
     const bool inside = !frames.empty() && frames.back().backward;
-    frames.push_back({{}, name, shapes(function), inside || sum || name.rfind("autograd::", 0) == 0});
+    if (outermost && !sum) going_back = node;
+    frames.push_back({{}, name, shapes(function), inside || node || (sum && going_back)});
     frames.back().begin = Clock::now();
     level->framed = true;
   } else if (name.find("_backward") != std::string::npos || name.find("flash_attention") != std::string::npos) {

@@ -23,6 +23,7 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
 }
 
 at::Tensor causal_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) {
+  check_no_graph(qkv);
   const auto [q, k, v] = split_sides(qkv, heads);
   const auto* kernel = find_kernel(q, k, v);
   if (!kernel) {

@@ -1,5 +1,5 @@
-// What a forward pass of the U-Net needs for its cross-attention and what it gives back. Handed down explicitly, so
-// that it means the same when a block is recomputed.
+// What a forward pass of the U-Net needs for its cross-attention and what it gives back. Handed down explicitly:
+// nothing of it is global.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -13,7 +13,8 @@ namespace swap {
 const cpu::Kernel* fused_cpu_kernel(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                     const at::Tensor& k_ref, const at::Tensor& weights);
 
-// Like split_attention(), by this kernel. What it gives can be differentiated once. Causal: query n sees the tokens
+// Like split_attention(), by this kernel. What it gives can be differentiated once: that is the op for tests and tools,
+// the models take split_attention_and_gradient(). Causal: query n sees the tokens
 // 0 .. n alone, of which there are as many as queries.
 SplitAttentionResult split_attention_fused_cpu(const cpu::Kernel& kernel, const at::Tensor& q, const at::Tensor& k,
                                                const at::Tensor& v, const at::Tensor& k_ref, const at::Tensor& weights,

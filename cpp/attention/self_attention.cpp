@@ -111,6 +111,7 @@ at::Tensor self_attention(const at::Tensor& q, const at::Tensor& k, const at::Te
 }
 
 at::Tensor self_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) {
+  check_no_graph(qkv);
   const auto sides = split_sides(qkv, heads);
   const auto* kernel = flash_kernel(sides[0], sides[1], sides[2]);
   if (!kernel) {

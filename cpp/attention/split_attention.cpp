@@ -72,9 +72,9 @@ std::pair<SplitAttentionResult, SplitAttentionGradient> split_attention_and_grad
   const auto* kernel = plain_attention_wanted() ? nullptr : fused_cpu_kernel(q, k, v, k_ref, weights);
   if (kernel) {
     c10::NoGradGuard no_graph;
-    const auto gradient = [=](const at::Tensor& dout, const at::Tensor& dloss, bool for_q, bool for_kv) {
+    const auto gradient = [=](const at::Tensor& dout, const at::Tensor& dloss, bool for_q) {
       const auto like = [](const at::Tensor& x, bool wanted) { return wanted ? rows_with_heads(x) : at::Tensor(); };
-      const std::array<at::Tensor, 3> result{like(q, for_q), like(k, for_kv), like(v, for_kv)};
+      const std::array<at::Tensor, 3> result{like(q, for_q), like(k, true), like(v, true)};
       split_attention_gradient_fused_cpu(*kernel, q, k, v, k_ref, weights, /*causal=*/false, dout, dloss, result[0],
                                          result[1], result[2]);
       return result;
@@ -85,7 +85,7 @@ std::pair<SplitAttentionResult, SplitAttentionGradient> split_attention_and_grad
   const auto leaf_q = leaf(q), leaf_k = leaf(k), leaf_v = leaf(v);
   const at::AutoGradMode differentiated(true);
   const auto result = split_attention(leaf_q, leaf_k, leaf_v, k_ref, weights);
-  const auto gradient = [=](const at::Tensor& dout, const at::Tensor& dloss, bool, bool) {
+  const auto gradient = [=](const at::Tensor& dout, const at::Tensor& dloss, bool) {
     std::vector<at::Tensor> outputs{result.out}, gradients{dout};
     if (dloss.defined()) outputs.push_back(result.loss), gradients.push_back(dloss);
     const auto found = torch::autograd::grad(outputs, {leaf_q, leaf_k, leaf_v}, gradients);

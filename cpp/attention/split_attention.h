@@ -27,9 +27,9 @@ struct SplitAttentionResult {
 SplitAttentionResult split_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                      const at::Tensor& k_ref = {}, const at::Tensor& weights = {});
 
-// dQ, dK and dV of out dout + loss dloss, as far as they are wanted; dloss may be undefined. Taken once.
+// dQ, if it is wanted, dK and dV of out dout + loss dloss; dloss may be undefined. Taken once.
 using SplitAttentionGradient =
-    std::function<std::array<at::Tensor, 3>(const at::Tensor& dout, const at::Tensor& dloss, bool for_q, bool for_kv)>;
+    std::function<std::array<at::Tensor, 3>(const at::Tensor& dout, const at::Tensor& dloss, bool for_q)>;
 
 // The same without a node in LibTorch's graph, and its way back.
 std::pair<SplitAttentionResult, SplitAttentionGradient> split_attention_and_gradient(

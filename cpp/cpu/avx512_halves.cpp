@@ -65,7 +65,7 @@ void turn(const uint16_t* from, uint16_t* to, int64_t channels) {
 
 }  // namespace
 
-extern const HalvesKernel kHalvesAvx512{to_bfloat16, turn};
+constinit const HalvesKernel kHalvesAvx512{to_bfloat16, turn};
 
 }  // namespace swap::cpu
 

@@ -63,9 +63,10 @@ struct PairsProduct {
       right[i] = add ? _mm512_load_ps(sums + 16 * (kPixels + i)) : _mm512_setzero_ps();
     }
     constexpr int kSide = kTaps == 9 ? 3 : 1;
+    constexpr int64_t kStep = (kLines > 0) ? 2 * kTile : 0;
     for (int64_t c = 0; c < depth; c += kChannels, first += layout.plane, second += layout.plane) {
       for (int line = 0; line < kSide; ++line) {
-        for (int column = 0; column<kSide; ++column, weights += 2 * kTile, next += kLines> 0 ? 2 * kTile : 0) {
+        for (int column = 0; column < kSide; ++column, weights += 2 * kTile, next += kStep) {
           const int64_t at = line * layout.line + column * kChannels;
           const auto* const a_run = reinterpret_cast<const Isa::Unit*>(first + at);
           const auto* const b_run = reinterpret_cast<const Isa::Unit*>(second + at);

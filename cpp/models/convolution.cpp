@@ -1,13 +1,11 @@
 #include "models/convolution.h"
 
-#include <c10/core/GradMode.h>
-#include <torch/csrc/autograd/custom_function.h>
-
 #include <algorithm>
 #include <vector>
 
 #include "cpu/parallel.h"
 #include "models/linear.h"
+#include "runtime/steps.h"
 
 namespace swap {
 namespace {
@@ -87,6 +85,7 @@ void add_up(const T* parts, T* out, at::IntArrayRef shape, Moves moves) {
 
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
                     int64_t padding, const PackedWeights::Ptr& packed) {
+  check_no_graph(x);
   const Moves moves{stride, padding};
   if (by_own_kernel(x, weight, moves)) return product_convolution(x, weight, bias, packed);
   if (!by_neighbourhoods(x.sizes(), weight, moves, x)) {

@@ -67,6 +67,7 @@ at::Tensor input_gradient(const at::Tensor& x, const at::Tensor& weight, const a
 
 at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                         const PackedWeights::Ptr& packed, Steps* steps) {
+  check_no_graph(x);
   if (noted(steps)) {
     steps->then([=](const at::Tensor& dy) { return input_gradient(x, weight, bias, packed, dy); });
   }

@@ -49,6 +49,7 @@ at::Tensor input_gradient(const GeluKernel& kernel, const at::Tensor& x, const a
 }  // namespace
 
 at::Tensor quick_gelu(const at::Tensor& x, Steps* steps) {
+  check_no_graph(x);
   const auto* kernel = find_kernel(x, x.numel());
   if (!kernel) {
     const auto plain = [](const at::Tensor& input) { return input * at::sigmoid(input * 1.702); };
@@ -59,6 +60,7 @@ at::Tensor quick_gelu(const at::Tensor& x, Steps* steps) {
 }
 
 at::Tensor gelu(const at::Tensor& x, Steps* steps) {
+  check_no_graph(x);
   if (noted(steps)) steps->then([=](const at::Tensor& dy) { return at::gelu_backward(dy, x); });
   return at::gelu(x);
 }

@@ -1,9 +1,12 @@
 #include "models/linear.h"
 
+#include "runtime/steps.h"
+
 namespace swap {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                   const PackedWeights::Ptr& packed) {
+  check_no_graph(x);
   return product_takes(x, weight) ? product_linear(x, weight, bias, false, packed) : at::linear(x, weight, bias);
 }
 

@@ -180,6 +180,7 @@ at::Tensor compute_backward(const NormKernel& kernel, const at::Tensor& x, const
 
 at::Tensor group_norm(const at::Tensor& x, int64_t groups, const at::Tensor& weight, const at::Tensor& bias, double eps,
                       bool silu, Steps* steps) {
+  check_no_graph(x);
   const auto* kernel = find_kernel(x);
   if (!kernel) {
     const auto plain = [=](const at::Tensor& input) {
@@ -222,6 +223,7 @@ void run(const cpu::LayerNormProblem& p, int64_t rows, void (*pass)(const cpu::L
 
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps,
                       at::ScalarType dtype, Steps* steps) {
+  check_no_graph(x);
   const int64_t width = weight.size(0), rows = x.numel() / width;
   const auto from = x.scalar_type();
   const auto* kernel = find_layer_kernel(x, weight, dtype);

@@ -1,7 +1,5 @@
 #include "models/product.h"
 
-#include <c10/core/GradMode.h>
-
 #include <algorithm>
 #include <limits>
 
@@ -132,8 +130,6 @@ void run(Product& p, const PackedWeights::Ptr& packed) {
 
 at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& bias, const PackedWeights::Ptr& packed,
                     const at::Tensor& y) {
-  TORCH_CHECK(!c10::GradMode::is_enabled() || !x.requires_grad(),
-              "a product has no part in LibTorch's graph: see Steps");
   TORCH_CHECK(!bias.defined() || bias.numel() == p.outputs, "a bias of ", bias.numel(), " for ", p.outputs);
   const auto values = bias.defined() ? bias.to(at::kBFloat16).contiguous() : bias;
   p.x = x.const_data_ptr(), p.y = y.mutable_data_ptr();

@@ -105,17 +105,16 @@ at::Tensor SpatialTransformer::cross_attention(const CrossAttention& layer, cons
     SplitAttentionGradient gradient;
     std::tie(result, gradient) = split_attention_and_gradient(q, k, v, reference, context.token_weights);
     const bool for_q = steps->live;
-    const bool for_kv = context.k_states.requires_grad() || context.v_states.requires_grad();
     steps->live = true;
-    steps->then_all([=, this, &layer](Slopes& slopes) {
-      const auto dout = split_heads(slopes.x.to(inner), heads_);
-      const auto [dq, dk, dv] = gradient(dout, slopes.losses[number], for_q, for_kv);
-      slopes.x = for_q ? join_heads(dq).to(dtype) : at::Tensor();
+    steps->then_all([=, this, &layer](Carried& carried) {
+      const auto dout = split_heads(carried.x.to(inner), heads_);
+      const auto [dq, dk, dv] = gradient(dout, carried.losses[number], for_q);
+      carried.x = for_q ? join_heads(dq).to(dtype) : at::Tensor();
       const auto to_states = [&](const at::Tensor& projected, const Linear& projection, at::Tensor& states) {
         const auto more = linear_gradient(join_heads(projected).to(dtype), projection.weight, projection.packed);
         states = states.defined() ? states + more : more;
       };
-      if (for_kv) to_states(dk, layer.k, slopes.k_states), to_states(dv, layer.v, slopes.v_states);
+      to_states(dk, layer.k, carried.k_states), to_states(dv, layer.v, carried.v_states);
     });
   } else {
     result = split_attention(q, k, v, reference, context.token_weights);

@@ -38,12 +38,11 @@ struct Node : torch::autograd::Function<Node> {
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto capsule = context->saved_data["kept"].toCapsule();
     auto& kept = static_cast<Kept&>(*capsule);
-    Slopes slopes;
-    slopes.x = gradients[0].defined() ? gradients[0] : at::zeros(kept.shape, kept.options);
-    slopes.losses.assign(gradients.begin() + 1, gradients.end());
-    gradients.clear();
-    kept.steps.back(slopes);
-    return {slopes.x, slopes.k_states, slopes.v_states, at::Tensor()};
+    Carried carried;
+    carried.x = gradients[0].defined() ? gradients[0] : at::zeros(kept.shape, kept.options);
+    carried.losses.assign(gradients.begin() + 1, gradients.end());
+    kept.steps.back(carried);
+    return {carried.x, carried.k_states, carried.v_states, at::Tensor()};
   }
 };
 
@@ -54,15 +53,15 @@ bool wants_gradient(const at::Tensor& x) { return x.defined() && x.requires_grad
 }  // namespace
 
 void Steps::then(Step step) {
-  steps_.push_back([step = std::move(step)](Slopes& slopes) { slopes.x = step(slopes.x); });
+  steps_.push_back([step = std::move(step)](Carried& carried) { carried.x = step(carried.x); });
 }
 
 void Steps::fork() {
   forks_.push_back(live);
   if (!live) return;
-  steps_.push_back([](Slopes& slopes) {
-    slopes.x = slopes.x + slopes.shortcuts.back();
-    slopes.shortcuts.pop_back();
+  steps_.push_back([](Carried& carried) {
+    carried.x = carried.x + carried.shortcuts.back();
+    carried.shortcuts.pop_back();
   });
 }
 
@@ -70,8 +69,8 @@ void Steps::join(Step shortcut) {
   const bool was_live = forks_.back();
   forks_.pop_back();
   if (!was_live) return;
-  steps_.push_back([shortcut = std::move(shortcut)](Slopes& slopes) {
-    slopes.shortcuts.push_back(shortcut ? shortcut(slopes.x) : slopes.x);
+  steps_.push_back([shortcut = std::move(shortcut)](Carried& carried) {
+    carried.shortcuts.push_back(shortcut ? shortcut(carried.x) : carried.x);
   });
 }
 
@@ -91,25 +90,26 @@ at::Tensor Steps::again(const at::Tensor& x, std::function<at::Tensor(const at::
   then([x, f = std::move(f)](const at::Tensor& dy) {
     Steps steps(true);
     f(x, &steps);
-    Slopes slopes;
-    slopes.x = dy;
-    steps.back(slopes);
-    return slopes.x;
+    Carried carried;
+    carried.x = dy;
+    steps.back(carried);
+    return carried.x;
   });
   return y;
 }
 
-void Steps::back(Slopes& slopes) {
+void Steps::back(Carried& carried) {
+  TORCH_CHECK(!std::exchange(taken_, true), "a block's way back is taken a second time");
   while (!steps_.empty()) {
     const auto step = std::move(steps_.back());
     steps_.pop_back();
-    step(slopes);
+    step(carried);
   }
 }
 
 void check(const Cancel& cancel, Steps* steps) {
   cancel.check();
-  if (noted(steps)) steps->then_all([cancel](Slopes&) { cancel.check(); });
+  if (noted(steps)) steps->then_all([cancel](Carried&) { cancel.check(); });
 }
 
 BlockResult as_node(const Block& block, const at::Tensor& x, const at::Tensor& k_states, const at::Tensor& v_states) {

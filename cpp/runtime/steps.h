@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <functional>
 #include <vector>
@@ -12,14 +13,15 @@
 namespace swap {
 
 // What comes along the way back.
-struct Slopes {
+struct Carried {
   at::Tensor x;                       // of what a layer gave; its step makes it that of what the layer took
   at::Tensor k_states, v_states;      // of the text states that cross-attention takes; undefined until it was passed
   std::vector<at::Tensor> losses;     // of the block's losses; undefined where nobody asks for it
   std::vector<at::Tensor> shortcuts;  // of residuals, past what they are added to
 };
 
-// The steps back of one block, noted in the order of the way forth. What they keep is freed as they are taken.
+// The steps back of one block, noted in the order of the way forth. They are taken once, and what they keep is freed
+// meanwhile. None may keep what the block itself gives: that would hold the block's node, and with it the step.
 class Steps {
  public:
   // What was given to `fork`, on its other way: dy -> dx.
@@ -32,7 +34,7 @@ class Steps {
 
   // Of a layer with one input and one output.
   void then(Step step);
-  void then_all(std::function<void(Slopes&)> step) { steps_.push_back(std::move(step)); }
+  void then_all(std::function<void(Carried&)> step) { steps_.push_back(std::move(step)); }
 
   // Where a residual's input is taken, and where the sum is made. `shortcut` is the way back along its short side,
   // where that is not the identity.
@@ -47,14 +49,20 @@ class Steps {
   at::Tensor again(const at::Tensor& x, std::function<at::Tensor(const at::Tensor&, Steps*)> f);
 
   // Takes all steps, the last one first.
-  void back(Slopes& slopes);
+  void back(Carried& carried);
 
  private:
-  std::vector<std::function<void(Slopes&)>> steps_;
+  bool taken_ = false;
+  std::vector<std::function<void(Carried&)>> steps_;
   std::vector<bool> forks_;  // whether they were live
 };
 
 inline bool noted(const Steps* steps) { return steps && steps->live; }
+
+// Of a layer, which has no part in LibTorch's graph: a gradient of x that is wanted there would be lost.
+inline void check_no_graph(const at::Tensor& x) {
+  TORCH_CHECK(!c10::GradMode::is_enabled() || !x.requires_grad(), "a layer whose gradient is wanted, outside a block");
+}
 
 // Looks at the flag now, and on the way back.
 void check(const Cancel& cancel, Steps* steps);

@@ -227,37 +227,44 @@ at::Tensor WeightStore::fetch(const TensorEntry& entry) {
   return result.view({entry.shape[1], entry.shape[0]}).t().contiguous();
 }
 
+const TensorEntry* WeightStore::expect(const std::string& name, at::IntArrayRef shape) const {
+  cancel_.check();
+  // A model of shapes alone, for dry runs.
+  if (compute_.device.is_meta()) return nullptr;
+  const TensorEntry& entry = find(name, " " + text(shape));
+  if (at::IntArrayRef(entry.shape) == shape) return &entry;
+  throw Error("SWAP_MODEL_TENSOR_SHAPE",
+              "tensor '" + name + "' is " + text(entry.shape) + ", but the model's config wants " + text(shape));
+}
+
 at::Tensor WeightStore::read(const std::string& name, at::IntArrayRef shape, at::ScalarType dtype,
                              at::MemoryFormat layout) {
+  const auto* entry = expect(name, shape);
   const auto result = allocate(shape, dtype, layout);
-  read_into(name, result, layout);
+  read_into(entry, result, layout);
   return result;
 }
 
 at::Tensor WeightStore::read_rows(const std::vector<std::string>& names, at::IntArrayRef shape, at::ScalarType dtype) {
+  std::vector<const TensorEntry*> entries;
+  for (const auto& name : names) entries.push_back(expect(name, shape));
   auto whole = shape.vec();
   whole[0] *= static_cast<int64_t>(names.size());
   const auto result = allocate(whole, dtype, at::MemoryFormat::Contiguous);
   for (size_t i = 0; i < names.size(); ++i) {
-    read_into(names[i], result.narrow(0, static_cast<int64_t>(i) * shape[0], shape[0]), at::MemoryFormat::Contiguous);
+    const auto rows = result.narrow(0, static_cast<int64_t>(i) * shape[0], shape[0]);
+    read_into(entries[i], rows, at::MemoryFormat::Contiguous);
   }
   return result;
 }
 
-void WeightStore::read_into(const std::string& name, const at::Tensor& target, at::MemoryFormat layout) {
-  cancel_.check();
-  // A model of shapes alone, for dry runs.
-  if (compute_.device.is_meta()) return;
-  const TensorEntry& entry = find(name, " " + text(target.sizes()));
-  if (at::IntArrayRef(entry.shape) != target.sizes()) {
-    throw Error("SWAP_MODEL_TENSOR_SHAPE", "tensor '" + name + "' is " + text(entry.shape) +
-                                               ", but the model's config wants " + text(target.sizes()));
-  }
-  const auto deltas = deltas_.find(name);
-  if (deltas == deltas_.end() && !entry.transposed && compute_.device.is_cpu()) {
-    enqueue(entry, target);
+void WeightStore::read_into(const TensorEntry* entry, const at::Tensor& target, at::MemoryFormat layout) {
+  if (!entry) return;
+  const auto deltas = deltas_.find(entry->name);
+  if (deltas == deltas_.end() && !entry->transposed && compute_.device.is_cpu()) {
+    enqueue(*entry, target);
   } else {
-    auto numbers = fetch(entry);
+    auto numbers = fetch(*entry);
     if (deltas != deltas_.end()) {
       for (const auto& delta : deltas->second) add(delta, numbers);
       deltas_.erase(deltas);

@@ -60,8 +60,10 @@ class WeightStore {
   File& open(const std::string& file);
   const TensorEntry& find(const std::string& name, const std::string& shape) const;
   at::Tensor allocate(at::IntArrayRef shape, at::ScalarType dtype, at::MemoryFormat layout) const;
+  // The entry of a tensor that must be of this shape, before memory is taken for it; null on a meta device.
+  const TensorEntry* expect(const std::string& name, at::IntArrayRef shape) const;
   // Fills `target`, until finish().
-  void read_into(const std::string& name, const at::Tensor& target, at::MemoryFormat layout);
+  void read_into(const TensorEntry* entry, const at::Tensor& target, at::MemoryFormat layout);
   void enqueue(const TensorEntry& entry, const at::Tensor& target);
   void read_pending();
   // The numbers of an entry now.

@@ -125,7 +125,7 @@ export class ClipTokenizer {
     }
     const { special } = parts
     const ids = { bos: id(special.bos), eos: id(special.eos), pad: id(special.pad), unk: id(special.unk) }
-    const highest = Math.max(parts.highest, ...parts.added.map((token) => token.id))
+    const highest = parts.added.reduce((most, { id }) => Math.max(most, id), parts.highest)
     if (vocab !== undefined && highest >= vocab) {
       throw new SwapError(
         'SWAP_TOKENIZER_VOCAB',

@@ -6,6 +6,7 @@
 
 #include "attention/split_attention.h"
 #include "checks.h"
+#include "difference.h"
 #include "node.h"
 #include "runtime/cancel.h"
 
@@ -131,4 +132,28 @@ TEST_CASE("a cancelled backward pass leaves none of its graph behind") {
   CHECK_THROWS_AS(gradients(loss, {x}), Cancelled);
   loss.reset();
   CHECK(saved.expired());
+}
+
+TEST_CASE("the way back of split attention as a function is that of its node") {
+  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {  // the last one has no kernel
+    const auto make = [&](at::IntArrayRef shape, uint64_t seed) { return random(shape, seed).to(dtype); };
+    const auto q = make({2, 3, 40, 16}, 1), k = make({2, 3, 9, 16}, 2), v = make({2, 3, 9, 16}, 3);
+    const auto reference = make({1, 3, 9, 16}, 4), dout = make({2, 3, 40, 16}, 5);
+    const auto leaf = [](const at::Tensor& x) { return x.detach().requires_grad_(true); };
+    const auto lq = leaf(q), lk = leaf(k), lv = leaf(v);
+    const auto node = split_attention(lq, lk, lv, reference);
+    for (const bool with_loss : {true, false}) {
+      const auto [result, gradient] = split_attention_and_gradient(q, k, v, reference, {});
+      CHECK(at::equal(result.out, node.out));
+      CHECK(at::equal(result.loss, node.loss));
+      const auto dloss = with_loss ? at::full({2}, 0.5, node.loss.options().requires_grad(false)) : at::Tensor();
+      const auto total = (node.out * dout).sum() + (with_loss ? (node.loss * 0.5).sum() : at::zeros({}, dtype));
+      const auto expected = torch::autograd::grad({total}, {lq, lk, lv}, {}, /*retain_graph=*/true);
+      const auto found = gradient(dout, dloss, true);
+      const double unit = dtype == at::kBFloat16 ? 2e-2 : 1e-5;
+      for (size_t i = 0; i < 3; ++i) CHECK(difference(found[i], expected[i].to(at::kDouble)) < unit);
+    }
+    const auto only = split_attention_and_gradient(q, k, v, reference, {}).second(dout, {}, false);
+    CHECK(only[1].defined());
+  }
 }

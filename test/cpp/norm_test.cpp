@@ -134,6 +134,34 @@ TEST_CASE("group normalisation has the same bits for any number of threads, and 
   CHECK(at::isfinite(y.narrow(1, 8, 56)).all().item<bool>());
 }
 
+TEST_CASE("the normalisation of layers by every instruction set of this machine, against float64") {
+  const int64_t rows = 5, width = 208;
+  for (const auto to : {at::kFloat, at::kBFloat16}) {
+    for (const auto* kernel : swap::cpu::norm_kernels(to == at::kBFloat16)) {
+      for (const bool wide : {false, true}) {
+        const auto from = wide ? at::kFloat : to;
+        const auto x = (at::randn({rows, width}) * 2 + 5).to(from), weight = (1 + 0.3 * at::randn({width})).to(from);
+        const auto bias = at::randn({width}).to(from), dy = at::randn({rows, width}).to(to);
+        const auto exact = differentiate(x.to(at::kDouble), dy.to(at::kDouble), [&](const at::Tensor& input) {
+          return at::layer_norm(input, {width}, weight.to(at::kDouble), bias.to(at::kDouble), 1e-5);
+        });
+        const auto y = at::empty({rows, width}, to), dx = at::empty({rows, width}, from);
+        const auto kept = at::empty({rows, 2}, at::kFloat);
+        swap::cpu::LayerNormProblem p;
+        p.width = width, p.eps = 1e-5F, p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr();
+        p.bias = bias.const_data_ptr(), p.out = y.mutable_data_ptr(), p.kept = kept.mutable_data_ptr<float>();
+        const auto& layer = wide ? kernel->wide_layer : kernel->layer;
+        for (int64_t row = 0; row < rows; ++row) layer.apply(p, row);
+        p.dy = dy.const_data_ptr(), p.out = dx.mutable_data_ptr();
+        for (int64_t row = 0; row < rows; ++row) layer.gradient(p, row);
+        const double unit = to == at::kFloat ? 2e-6 : 1.0 / 128;
+        CHECK(difference(y, exact.y) < unit);
+        CHECK(difference(dx, exact.dx) < unit);
+      }
+    }
+  }
+}
+
 TEST_CASE("the normalisation of layers, forth and back, by every kernel's types, against float64") {
   const auto generator = at::detail::createCPUGenerator(12);
   const auto random = [&](at::IntArrayRef shape) { return at::randn(shape, generator); };

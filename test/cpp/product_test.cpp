@@ -108,6 +108,7 @@ TEST_CASE("convolutions by our own kernel") {
            {3, 32, 64, 16, 16, 3},     // a tile a line
            {5, 64, 96, 4, 4, 3},       // several samples a block, tiles of two lines, an odd number of runs
            {3, 32, 32, 3, 4, 3},       // the same with half a tile over
+           {5, 256, 256, 4, 4, 3},     // by several threads, blocks of two samples and one of one
            {1, 96, 32, 9, 48, 3},      // an odd number of tiles a line
            {1, 32, 32, 3, 176, 3},     // lines in pieces, the last one shorter
            {1, 64, 32, 4, 125, 3},     // the same of a width that has no whole tiles
@@ -176,6 +177,7 @@ TEST_CASE("every kernel's products leave alone what lies beside their results, a
   struct Case {
     int64_t samples, height, width, depth, outputs, kernel, block_lines, block_width;
     bool transposed = false, gated = false;
+    int64_t block_samples = 1;
   };
   for (const auto* kernel : all_kernels()) {
     for (const auto& c : std::vector<Case>{
@@ -184,6 +186,8 @@ TEST_CASE("every kernel's products leave alone what lies beside their results, a
              {2, 4, 4, 32, 64, 3, 4, 4},          // tiles that reach beyond the picture
              {2, 16, 16, 352, 32, 3, 16, 16},     // more than one stretch of channels
              {1, 8, 8, 320, 64, 3, 8, 8, true},
+             {5, 4, 4, 64, 32, 3, 4, 4, false, false, 2},  // two samples a block, in the last one alone
+             {3, 5, 7, 32, 64, 3, 5, 7, true, false, 3},
              {1, 1, 1, 32, 32, 3, 1, 1},
              {1, 13, 1, 96, 64, 1, 1, 32},  // a matrix of few rows
              {1, 1, 1, 640, 32, 1, 1, 32, true},
@@ -203,7 +207,7 @@ TEST_CASE("every kernel's products leave alone what lies beside their results, a
       p.samples = c.samples, p.pixels = c.height * c.width, p.depth = c.depth, p.outputs = c.outputs;
       p.taps = c.kernel * c.kernel, p.transposed = c.transposed, p.gated = c.gated;
       p.height = picture ? c.height : (p.pixels + 31) / 32, p.width = picture ? c.width : 32;
-      p.block_lines = c.block_lines, p.block_width = c.block_width;
+      p.block_lines = c.block_lines, p.block_width = c.block_width, p.block_samples = c.block_samples;
       p.weight_row = p.taps * weight.size(1), p.weight_tap = weight.size(1);
       p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr();
 

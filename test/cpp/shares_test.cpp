@@ -91,3 +91,28 @@ TEST_CASE("what a share throws comes out when all are through") {
   CHECK_THROWS_WITH(run(), "no");
   CHECK(through == 2);
 }
+
+TEST_CASE("what follows is done once, when all shares are through, and not after a failure") {
+  for (const int threads : {1, 2, 3}) {
+    const Threads set(threads);
+    for (const auto& shares : {Shares::apart(3), Shares::whole(3)}) {
+      std::atomic<int64_t> rows{0};
+      int times = 0;
+      int64_t workers = 0;
+      const auto count = [&](int64_t, Share share) { rows += share.count; };
+      shares.run(count, [&] {
+        ++times;
+        workers = swap::cpu::worker_count(100);
+        CHECK(rows == 3);
+      });
+      CHECK(times == 1);
+      CHECK(workers == (shares.count() > 1 ? 1 : workers));
+      const auto fail = [&](int64_t index, Share) {
+        if (index == 0) throw std::runtime_error("a share");
+      };
+      CHECK_THROWS_WITH(shares.run(fail, [&] { ++times; }), "a share");
+      CHECK(times == 1);
+      CHECK_THROWS_WITH(shares.run(count, [] { throw std::runtime_error("what follows"); }), "what follows");
+    }
+  }
+}

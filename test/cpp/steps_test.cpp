@@ -47,6 +47,10 @@ TEST_CASE("a block's gradient is that of its layers, with residuals within each 
   });
   CHECK(at::equal(sparing, y));
   CHECK(at::allclose(torch::autograd::grad({sparing}, {x}, {dy})[0], expected));
+  const auto once = as_block(x, block);
+  torch::autograd::grad({once}, {x}, {dy}, /*retain_graph=*/true);
+  CHECK_THROWS(torch::autograd::grad({once}, {x}, {dy}));
+  CHECK_THROWS(check_no_graph(x));
   c10::NoGradGuard no_grad;
   CHECK(!as_block(x, block).requires_grad());
 }
@@ -65,10 +69,11 @@ TEST_CASE("what comes before the first input with a gradient has no step; losses
     if (steps) {
       CHECK(!steps->live);
       steps->live = true;
-      steps->then_all([y, states](Slopes& slopes) {
-        slopes.k_states = slopes.x * y;
-        if (slopes.losses[1].defined()) slopes.k_states = slopes.k_states + slopes.losses[1].unsqueeze(1) * 2 * states;
-        slopes.x = at::Tensor();
+      steps->then_all([y, states](Carried& carried) {
+        carried.k_states = carried.x * y;
+        if (carried.losses[1].defined())
+          carried.k_states = carried.k_states + carried.losses[1].unsqueeze(1) * 2 * states;
+        carried.x = at::Tensor();
       });
     }
     const auto z = y * states.detach();

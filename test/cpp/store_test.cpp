@@ -91,6 +91,34 @@ TEST_CASE("a convolution of whole vectors of channels, or not of whole ones, is 
   }
 }
 
+TEST_CASE("tensors are read one below the other, whole, transposed and with a delta; all are checked first") {
+  const auto values = at::arange(30, at::kFloat);
+  const TemporaryFile file(values);
+  const auto entry = [&](const char* name, std::vector<int64_t> shape, uint64_t begin) {
+    return TensorEntry{name, "F32", shape, file.path, begin * 4, (begin + 6) * 4};
+  };
+  auto turned = entry("turned", {2, 3}, 6);
+  turned.transposed = true;
+  const std::vector<TensorEntry> entries{entry("plain", {2, 3}, 0),
+                                         turned,
+                                         entry("changed", {2, 3}, 12),
+                                         entry("other", {3, 2}, 18),
+                                         {"up", "F32", {2, 1}, file.path, 4, 12},
+                                         {"down", "F32", {1, 3}, file.path, 4, 16}};
+  const auto part = [&](int64_t first) { return values.narrow(0, first, 6); };
+  WeightDelta delta;
+  delta.target = "changed", delta.up = "up", delta.down = "down", delta.scale = 2;
+  WeightStore store(entries, Compute(), Cancel(nullptr), {}, {delta});
+  const auto rows = store.read_rows({"plain", "turned", "changed"}, {2, 3}, at::kHalf);
+  CHECK_THROWS_AS(store.read_rows({"plain", "other"}, {2, 3}, at::kHalf), Error);
+  store.finish();
+  const auto added = 2 * at::tensor({1.0F, 2.0F}).outer(at::tensor({1.0F, 2.0F, 3.0F}));
+  const auto expected = at::cat(
+      {part(0).view({2, 3}), part(6).view({3, 2}).t().contiguous().view({2, 3}), part(12).view({2, 3}) + added});
+  CHECK(at::equal(rows, expected.to(at::kHalf)));
+  CHECK(store.parameters() == 18);
+}
+
 TEST_CASE("a matrix that lies column by column is turned") {
   const auto values = at::arange(6, at::kFloat).view({3, 2});
   const TemporaryFile file(values);
