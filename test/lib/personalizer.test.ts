@@ -265,6 +265,25 @@ describe('open', () => {
     expect(engine().closed).toBe(1)
   })
 
+  test.each(['cancelled', 'failed'] as const)('%s while the libraries are opened: no engine is made', async (end) => {
+    let opened = (): void => {}
+    const { openLibraries } = binding
+    binding.openLibraries = () => new Promise((resolve) => (opened = resolve))
+    const error = new SwapError('SWAP_TOKENIZER_FILE', 'no tokenizer')
+    const { rest, ...layout } = layoutOf(mini)
+    parts.readLayout = async () => ({ ...layout, rest: end === 'failed' ? () => Promise.reject(error) : rest })
+    const controller = new AbortController()
+    const opening = open({}, { signal: controller.signal })
+    opening.catch(() => {})
+    await turn()
+    if (end === 'cancelled') controller.abort('enough')
+    await turn()
+    opened()
+    await expect(opening).rejects.toBe(end === 'cancelled' ? 'enough' : error)
+    expect(binding.engines).toEqual([])
+    binding.openLibraries = openLibraries
+  })
+
   test('cancelled before: nothing is touched', async () => {
     await expect(open({}, { signal: AbortSignal.abort('no') })).rejects.toBe('no')
     expect(binding.engines).toEqual([])
