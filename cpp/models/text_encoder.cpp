@@ -7,7 +7,7 @@ namespace swap {
 namespace {
 
 // Bytes that the layers may keep for the gradient; where it would be more, they are taken again.
-constexpr size_t kKept = size_t(64) << 20;
+constexpr int64_t kKept = int64_t(64) << 20;
 
 // Of the layers' products. Half precision's range is too small for the gradient, which is small here.
 at::ScalarType product_dtype(at::ScalarType dtype) { return dtype == at::kBFloat16 ? dtype : at::kFloat; }
@@ -58,8 +58,11 @@ EncodedText TextEncoder::run(const at::Tensor& embeddings, const Cancel& cancel,
   const auto used = static_cast<size_t>(spec_.layers - spec_.skip_layers);
   EncodedText result;
   auto x = embeddings + positions_.narrow(0, 0, embeddings.size(1));
-  // A layer keeps some fourteen times its input for the gradient, and all layers' waits for the U-Net's way back.
-  const bool sparing = 14 * x.nbytes() * layers_.size() > kKept;
+  // A layer keeps what both norms take, Q, K, V and what GELU takes for the gradient, and all layers' waits for the
+  // U-Net's way back.
+  const auto product = layers_.empty() ? 0 : static_cast<int64_t>(layers_[0].qkv.weight.element_size());
+  const int64_t row = 2 * spec_.width * int64_t(sizeof(float)) + (3 * spec_.width + spec_.intermediate) * product;
+  const bool sparing = x.numel() / spec_.width * row * static_cast<int64_t>(layers_.size()) > kKept;
   for (size_t i = 0; i < (whole ? layers_.size() : used); ++i) {
     if (i == used) result.states = x;
     const auto layer = [this, i](const at::Tensor& input, Steps* steps) { return apply(layers_[i], input, steps); };
