@@ -7,7 +7,6 @@
 #include "attention/layout.h"
 
 namespace swap {
-
 namespace {
 
 const cpu::Kernel* find_kernel(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
@@ -27,12 +26,8 @@ at::Tensor causal_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) 
   const auto [q, k, v] = split_sides(qkv, heads);
   const auto* kernel = find_kernel(q, k, v);
   if (!kernel) {
-    const auto plain = [heads](const at::Tensor& input) {
-      const auto part = input.chunk(3, -1);
-      return join_heads(causal_attention_eager(split_heads(part[0], heads), split_heads(part[1], heads),
-                                               split_heads(part[2], heads)));
-    };
-    return noted(steps) ? steps->differentiate(qkv, plain) : plain(qkv);
+    return differentiate(qkv, steps,
+                         [&](const at::Tensor& input) { return attend_sides(input, heads, causal_attention_eager); });
   }
   if (noted(steps)) {
     steps->then([=](const at::Tensor& dy) {

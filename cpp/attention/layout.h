@@ -31,4 +31,12 @@ inline at::Tensor join_heads(const at::Tensor& x) {
   return x.transpose(1, 2).reshape({x.size(0), x.size(2), x.size(1) * x.size(3)});
 }
 
+// attend(Q, K, V) of sides as `split_sides` gives them, by views that LibTorch's graph takes back well: [B, N, heads *
+// d]
+template <class Attend>
+at::Tensor attend_sides(const at::Tensor& qkv, int64_t heads, Attend&& attend) {
+  const auto sides = qkv.chunk(3, -1);
+  return join_heads(attend(split_heads(sides[0], heads), split_heads(sides[1], heads), split_heads(sides[2], heads)));
+}
+
 }  // namespace swap

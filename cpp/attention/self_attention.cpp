@@ -115,12 +115,10 @@ at::Tensor self_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) {
   const auto sides = split_sides(qkv, heads);
   const auto* kernel = flash_kernel(sides[0], sides[1], sides[2]);
   if (!kernel) {
-    const auto plain = [heads](const at::Tensor& input) {
-      const auto part = input.chunk(3, -1);
-      return join_heads(at::scaled_dot_product_attention(split_heads(part[0], heads), split_heads(part[1], heads),
-                                                         split_heads(part[2], heads)));
+    const auto plain = [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+      return at::scaled_dot_product_attention(q, k, v);
     };
-    return noted(steps) ? steps->differentiate(qkv, plain) : plain(qkv);
+    return differentiate(qkv, steps, [&](const at::Tensor& input) { return attend_sides(input, heads, plain); });
   }
   const auto kept = self_attention_flash(*kernel, sides[0], sides[1], sides[2], noted(steps));
   if (noted(steps)) {

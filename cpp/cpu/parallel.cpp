@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <atomic>
 
+#include "cpu/kernel.h"
+
 #ifdef __SSE2__
 #include <immintrin.h>
 #endif
@@ -67,6 +69,13 @@ void run_by(int64_t workers, int64_t items, c10::function_ref<void(int64_t, int6
 
 void run_parallel(int64_t items, c10::function_ref<void(int64_t, int64_t)> run) {
   run_by(worker_count(items), items, run);
+}
+
+void run_rows(int64_t rows, int64_t width, c10::function_ref<void(int64_t)> run) {
+  const int64_t some = std::max<int64_t>(1, (int64_t(1) << 15) / width);
+  run_parallel(divide_up(rows, some), [&](int64_t item, int64_t) {
+    for (int64_t row = item * some; row < std::min(rows, (item + 1) * some); ++row) run(row);
+  });
 }
 
 void run_apart(int64_t items, c10::function_ref<void(int64_t)> run) {

@@ -13,6 +13,9 @@ int64_t worker_count(int64_t items);
 // Calls run(item, worker) for every item, each by whichever worker is free. Denormal numbers are flushed to zero.
 void run_parallel(int64_t items, c10::function_ref<void(int64_t item, int64_t worker)> run);
 
+// Calls run(row) for every row of so many values: several rows an item, since little is not worth waking a thread for.
+void run_rows(int64_t rows, int64_t width, c10::function_ref<void(int64_t row)> run);
+
 // Calls run(item) for every item, each on one thread: what it calls has no other, even where there is one item alone.
 void run_apart(int64_t items, c10::function_ref<void(int64_t item)> run);
 

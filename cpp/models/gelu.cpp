@@ -52,8 +52,7 @@ at::Tensor quick_gelu(const at::Tensor& x, Steps* steps) {
   check_no_graph(x);
   const auto* kernel = find_kernel(x, x.numel());
   if (!kernel) {
-    const auto plain = [](const at::Tensor& input) { return input * at::sigmoid(input * 1.702); };
-    return noted(steps) ? steps->differentiate(x, plain) : plain(x);
+    return differentiate(x, steps, [](const at::Tensor& input) { return input * at::sigmoid(input * 1.702); });
   }
   if (noted(steps)) steps->then([=](const at::Tensor& dy) { return input_gradient(*kernel, x, dy); });
   return compute(*kernel, x);
@@ -71,10 +70,7 @@ at::Tensor geglu_gradient(const at::Tensor& halves, const at::Tensor& dy) {
     SWAP_RECORD("swap::gelu", halves);
     const auto dense = dy.contiguous();
     const GegluProblem p{dense.size(-1), halves.const_data_ptr(), dense.const_data_ptr(), gradient.mutable_data_ptr()};
-    const int64_t rows = dense.numel() / p.width, some = std::max<int64_t>(1, kValues / p.width);
-    cpu::run_parallel(cpu::divide_up(rows, some), [&](int64_t item, int64_t) {
-      for (int64_t row = item * some; row < std::min(rows, (item + 1) * some); ++row) kernel->geglu_gradient(p, row);
-    });
+    cpu::run_rows(dense.numel() / p.width, p.width, [&](int64_t row) { kernel->geglu_gradient(p, row); });
     return gradient;
   }
   const auto parts = halves.chunk(2, -1);

@@ -183,11 +183,10 @@ at::Tensor group_norm(const at::Tensor& x, int64_t groups, const at::Tensor& wei
   check_no_graph(x);
   const auto* kernel = find_kernel(x);
   if (!kernel) {
-    const auto plain = [=](const at::Tensor& input) {
+    return differentiate(x, steps, [&](const at::Tensor& input) {
       const auto y = at::group_norm(input, groups, weight, bias, eps);
       return silu ? at::silu(y) : y;
-    };
-    return noted(steps) ? steps->differentiate(x, plain) : plain(x);
+    });
   }
   at::Tensor kept;
   const auto y = compute_forward(*kernel, x, groups, weight, bias, eps, silu, kept);
@@ -210,13 +209,6 @@ const cpu::LayerNormKernel* find_layer_kernel(const at::Tensor& x, const at::Ten
   const auto& found = cpu::norm_kernels(dtype == at::kBFloat16);
   if (found.empty()) return nullptr;
   return from == dtype ? &found.front()->layer : &found.front()->wide_layer;
-}
-
-void run(const cpu::LayerNormProblem& p, int64_t rows, void (*pass)(const cpu::LayerNormProblem&, int64_t)) {
-  const int64_t some = std::max<int64_t>(1, kLeastValues / p.width);
-  cpu::run_parallel(cpu::divide_up(rows, some), [&](int64_t item, int64_t) {
-    for (int64_t row = item * some; row < std::min(rows, (item + 1) * some); ++row) pass(p, row);
-  });
 }
 
 }  // namespace
@@ -243,7 +235,7 @@ at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::T
   p.width = width, p.eps = static_cast<float>(eps);
   p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr(), p.bias = bias.const_data_ptr();
   p.out = y.mutable_data_ptr(), p.kept = kept.mutable_data_ptr<float>();
-  run(p, rows, kernel->apply);
+  cpu::run_rows(rows, width, [&](int64_t row) { kernel->apply(p, row); });
   if (noted(steps)) {
     steps->then([=](const at::Tensor& dy) {
       SWAP_RECORD("swap::layer_norm", x);
@@ -251,7 +243,7 @@ at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::T
       cpu::LayerNormProblem p;
       p.width = width, p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr(), p.dy = dense.const_data_ptr();
       p.out = dx.mutable_data_ptr(), p.kept = kept.mutable_data_ptr<float>();
-      run(p, rows, kernel->gradient);
+      cpu::run_rows(rows, width, [&](int64_t row) { kernel->gradient(p, row); });
       return dx;
     });
   }

@@ -74,17 +74,6 @@ void Steps::join(Step shortcut) {
   });
 }
 
-at::Tensor Steps::differentiate(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& f) {
-  const auto leaf = x.detach().requires_grad_(true);
-  at::Tensor y;
-  {
-    const at::AutoGradMode differentiated(true);
-    y = f(leaf);
-  }
-  then([leaf, y](const at::Tensor& dy) { return torch::autograd::grad({y}, {leaf}, {dy})[0]; });
-  return y.detach();
-}
-
 at::Tensor Steps::again(const at::Tensor& x, std::function<at::Tensor(const at::Tensor&, Steps*)> f) {
   const auto y = f(x, nullptr);
   then([x, f = std::move(f)](const at::Tensor& dy) {
@@ -105,6 +94,18 @@ void Steps::back(Carried& carried) {
     steps_.pop_back();
     step(carried);
   }
+}
+
+at::Tensor differentiate(const at::Tensor& x, Steps* steps, c10::function_ref<at::Tensor(const at::Tensor&)> f) {
+  if (!noted(steps)) return f(x);
+  const auto leaf = x.detach().requires_grad_(true);
+  at::Tensor y;
+  {
+    const at::AutoGradMode differentiated(true);
+    y = f(leaf);
+  }
+  steps->then([leaf, y](const at::Tensor& dy) { return torch::autograd::grad({y}, {leaf}, {dy})[0]; });
+  return y.detach();
 }
 
 void check(const Cancel& cancel, Steps* steps) {

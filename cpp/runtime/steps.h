@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <c10/util/FunctionRef.h>
 
 #include <functional>
 #include <vector>
@@ -24,7 +25,7 @@ struct Carried {
 // meanwhile. None may keep what the block itself gives: that would hold the block's node, and with it the step.
 class Steps {
  public:
-  // What was given to `fork`, on its other way: dy -> dx.
+  // dy -> dx
   using Step = std::function<at::Tensor(const at::Tensor& dy)>;
 
   explicit Steps(bool live) : live(live) {}
@@ -41,9 +42,6 @@ class Steps {
   void fork();
   void join(Step shortcut = {});
 
-  // f(x) by LibTorch's operators, whose graph is kept for the way back.
-  at::Tensor differentiate(const at::Tensor& x, const std::function<at::Tensor(const at::Tensor&)>& f);
-
   // f(x) for less memory and more arithmetic (gradient checkpointing): f notes nothing now, and is taken again on the
   // way back. It must give the same numbers each time.
   at::Tensor again(const at::Tensor& x, std::function<at::Tensor(const at::Tensor&, Steps*)> f);
@@ -58,6 +56,9 @@ class Steps {
 };
 
 inline bool noted(const Steps* steps) { return steps && steps->live; }
+
+// f(x) by LibTorch's operators, whose graph is kept for the way back where there is one.
+at::Tensor differentiate(const at::Tensor& x, Steps* steps, c10::function_ref<at::Tensor(const at::Tensor&)> f);
 
 // Of a layer, which has no part in LibTorch's graph: a gradient of x that is wanted there would be lost.
 inline void check_no_graph(const at::Tensor& x) {

@@ -14,7 +14,11 @@ export function standardFolder(): string {
 }
 
 /** 256 bytes, the same at a word's end, one token a merge, and the two that begin and end a text. */
-export async function standardVocabulary(): Promise<{ vocab: Vocabulary; merges: [string, string][] }> {
+export async function standardVocabulary(): Promise<{
+  vocab: Vocabulary
+  highest: number
+  merges: [string, string][]
+}> {
   const text = new TextDecoder().decode(await readFileLimited(join(standardFolder(), 'merges.txt'), 2 ** 24))
   const merges = text
     .split('\n')
@@ -28,7 +32,7 @@ export async function standardVocabulary(): Promise<{ vocab: Vocabulary; merges:
     '<|startoftext|>',
     '<|endoftext|>',
   ]
-  return { vocab: Object.fromEntries(tokens.map((token, id) => [token, id])), merges }
+  return { vocab: Object.fromEntries(tokens.map((token, id) => [token, id])), highest: tokens.length - 1, merges }
 }
 
 /** A letter for each byte: those that can be seen stand for themselves and come first, the others follow from U+0100. */

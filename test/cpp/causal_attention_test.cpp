@@ -96,9 +96,9 @@ TEST_CASE("causal attention of Q, K and V side by side is that of the three apar
     const auto qkv = at::randn({2, 77, 3 * 128}, generator).to(dtype).requires_grad_(true);
     const auto dy = at::randn({2, 77, 128}, generator).to(dtype);
     const auto apart = [&](const at::Tensor& x) {
-      const auto part = x.chunk(3, -1);
-      return swap::join_heads(swap::causal_attention(swap::split_heads(part[0], 2), swap::split_heads(part[1], 2),
-                                                     swap::split_heads(part[2], 2)));
+      return swap::attend_sides(x, 2, [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+        return swap::causal_attention(q, k, v);
+      });
     };
     const auto y =
         as_block(qkv, [](const at::Tensor& x, swap::Steps* steps) { return swap::causal_attention(x, 2, steps); });
