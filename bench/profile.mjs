@@ -133,13 +133,15 @@ function table(title, rows, elapsed, training) {
       group.counted += row.seconds
     }
   }
-  const ms = (seconds) => ((seconds / steps) * 1000).toFixed(0)
+  // A small model's steps last some milliseconds.
+  const ms = (seconds) => ((seconds / steps) * 1000).toFixed(elapsed / steps < 0.1 ? 2 : 0)
   const lines = Object.entries(KINDS).map(([kind, label]) => {
     const group = groups[kind] ?? { forward: 0, backward: 0, flop: 0, counted: 0 }
     const share = (((group.forward + group.backward) / elapsed) * 100).toFixed(0)
     const rate = group.flop ? (group.flop / group.counted / 1e9).toFixed(0) : ''
     return `| ${label} | ${ms(group.forward)} |${training ? ` ${ms(group.backward)} |` : ''} ${share} % | ${rate} |`
   })
+  const microseconds = ({ seconds, calls }) => ((seconds / calls) * 1e6).toFixed(0)
   const inside = rows.reduce((sum, row) => sum + row.seconds, 0)
   console.log(
     `\n${title}: ${ms(elapsed)} ms, ${((inside / elapsed) * 100).toFixed(0)} % of them in its operators and ours\n`,
@@ -150,7 +152,7 @@ function table(title, rows, elapsed, training) {
   for (const row of dearest) {
     const way = row.backward && training ? 'back' : 'fore'
     console.log(
-      `${ms(row.seconds).padStart(6)} ms ${String(row.calls).padStart(4)} ${way} ${row.name} ${row.shapes.join(' ')}`,
+      `${ms(row.seconds).padStart(6)} ms ${String(row.calls / steps).padStart(5)} x ${microseconds(row).padStart(7)} us ${way} ${row.name} ${row.shapes.join(' ')}`,
     )
   }
 }

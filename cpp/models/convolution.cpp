@@ -26,7 +26,7 @@ struct Moves {
 bool by_own_kernel(const at::Tensor& x, const at::Tensor& weight, Moves moves) {
   const int64_t kernel = weight.size(2);
   return kernel == weight.size(3) && (kernel == 1 || kernel == 3) && moves.stride == 1 && moves.padding == kernel / 2 &&
-         product_takes(x, weight);
+         product_takes_picture(x, weight);
 }
 
 // [out, in, 3, 3] channels-last -> [out, 9 in], a view

@@ -17,7 +17,7 @@
 namespace swap {
 
 inline PackedWeights::Ptr keep_packed(const Scope& scope) {
-  return scope.small() ? c10::make_intrusive<PackedWeights>() : PackedWeights::Ptr();
+  return scope.arena() ? c10::make_intrusive<PackedWeights>(scope.arena()) : PackedWeights::Ptr();
 }
 
 struct Linear {

@@ -18,15 +18,38 @@ constexpr int64_t kPackedBytes = 640 << 10;
 // Operations of a product that is not worth waking a thread for.
 constexpr int64_t kSerial = int64_t(1) << 26;
 
+// Weights [out, in, k, k], or a bias [out], with zeros after them up to multiples of 32.
+at::Tensor widened(const at::Tensor& some) {
+  const auto channels = some.sizes().slice(0, std::min<size_t>(2, some.dim()));
+  if (std::all_of(channels.begin(), channels.end(), [](int64_t n) { return n % cpu::kGroup == 0; })) return some;
+  auto shape = some.sizes().vec();
+  for (size_t i = 0; i < channels.size(); ++i) shape[i] = cpu::round_up(shape[i], cpu::kGroup);
+  const auto layout = shape.size() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const auto wide = at::empty(shape, some.options(), layout).zero_();
+  auto part = wide;
+  for (int64_t i = 0; i < some.dim(); ++i) part = part.narrow(i, 0, some.size(i));
+  part.copy_(some);
+  return wide;
+}
+
+// x [B, C, h, w] -> [B, n, h, w] channels-last, with zeros after its own channels
+at::Tensor with_channels(const at::Tensor& x, int64_t n) {
+  if (x.size(1) == n) return x.contiguous(at::MemoryFormat::ChannelsLast);
+  return at::constant_pad_nd(x.permute({0, 2, 3, 1}), {0, n - x.size(1)}).permute({0, 3, 1, 2});
+}
+
 // [out, in] or [out, in, k, k] as [rows][taps][channels], from either end.
 void set_weight(Product& p, const at::Tensor& weight, bool transposed) {
   p.taps = weight.dim() == 4 ? weight.size(2) * weight.size(3) : 1;
   p.transposed = transposed;
-  p.outputs = weight.size(transposed ? 1 : 0);
-  p.depth = weight.size(transposed ? 0 : 1);
-  p.weight = weight.const_data_ptr();
-  p.weight_row = weight.stride(0);
-  p.weight_tap = weight.size(1);
+  p.outputs = cpu::round_up(weight.size(transposed ? 1 : 0), cpu::kGroup);
+  p.depth = cpu::round_up(weight.size(transposed ? 0 : 1), cpu::kChannels);
+}
+
+void set_data(Product& p, const at::Tensor& wide) {
+  p.weight = wide.const_data_ptr();
+  p.weight_row = wide.stride(0);
+  p.weight_tap = wide.size(1);
 }
 
 void set_matrix(Product& p, int64_t rows) {
@@ -77,9 +100,11 @@ void ask_for([[maybe_unused]] const at::BFloat16* weights) {
 }
 
 // The smaller factor is packed first, for all; the larger one piece by piece, by the thread that multiplies with it.
-void run(Product& p, const PackedWeights::Ptr& packed) {
+void run(Product& p, const at::Tensor& weight, const PackedWeights::Ptr& packed) {
   const auto& kernel = *cpu::product_kernels().front();
-  const auto* const kept = packed && kernel.asks_ahead ? packed->get(p, kernel) : nullptr;
+  const auto* const kept = packed && kernel.asks_ahead ? packed->get(p, weight, kernel) : nullptr;
+  const auto wide = kept ? at::Tensor() : widened(weight);
+  if (!kept) set_data(p, wide);
   const bool serial = 2 * p.samples * p.pixels * p.taps * p.depth * p.outputs < kSerial;
   const int64_t workers = serial ? 1 : cpu::worker_count(std::numeric_limits<int64_t>::max());
   const auto each = [&](int64_t items, c10::function_ref<void(int64_t, int64_t)> work) {
@@ -128,13 +153,14 @@ void run(Product& p, const PackedWeights::Ptr& packed) {
   }
 }
 
-at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& bias, const PackedWeights::Ptr& packed,
-                    const at::Tensor& y) {
-  TORCH_CHECK(!bias.defined() || bias.numel() == p.outputs, "a bias of ", bias.numel(), " for ", p.outputs);
-  const auto values = bias.defined() ? bias.to(at::kBFloat16).contiguous() : bias;
+at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                    const PackedWeights::Ptr& packed, const at::Tensor& y) {
+  const int64_t outputs = weight.size(p.transposed ? 1 : 0);
+  TORCH_CHECK(!bias.defined() || bias.numel() == outputs, "a bias of ", bias.numel(), " for ", outputs);
+  const auto values = bias.defined() ? widened(bias.to(at::kBFloat16).contiguous()) : bias;
   p.x = x.const_data_ptr(), p.y = y.mutable_data_ptr();
   p.bias = values.defined() ? values.const_data_ptr() : nullptr;
-  run(p, packed);
+  run(p, weight, packed);
   return y;
 }
 
@@ -149,42 +175,56 @@ at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   p.gated = gated;
   auto shape = dense.sizes().vec();
   shape.back() = gated ? p.outputs / 2 : p.outputs;
-  return multiply(p, dense, bias, packed, at::empty(shape, dense.options()));
+  return multiply(p, dense, weight, bias, packed, at::empty(shape, dense.options()));
 }
 
 at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed,
                    const PackedWeights::Ptr& packed) {
   SWAP_RECORD("swap::convolution", x, weight);
-  const auto dense = x.contiguous(at::MemoryFormat::ChannelsLast);
+  const int64_t in = weight.size(transposed ? 0 : 1), out = weight.size(transposed ? 1 : 0);
+  TORCH_CHECK(x.dim() == 4 && x.size(1) == in, "a picture of ", x.sizes(), " for weights of ", in);
   Product p;
   set_weight(p, weight, transposed);
-  TORCH_CHECK(x.dim() == 4 && x.size(1) == p.depth, "a picture of ", x.sizes(), " for weights of ", p.depth);
+  const auto dense = with_channels(x, p.depth);
   set_picture(p, dense.sizes());
-  return multiply(p, dense, bias, packed,
-                  at::empty({x.size(0), p.outputs, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast));
+  const auto y =
+      multiply(p, dense, weight, bias, packed,
+               at::empty({x.size(0), p.outputs, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast));
+  return out == p.outputs ? y : y.narrow(1, 0, out).contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+bool takes_type(const at::Tensor& x, const at::Tensor& weight) {
+  for (const auto* tensor : {&x, &weight}) {
+    if (!tensor->device().is_cpu() || tensor->scalar_type() != at::kBFloat16) return false;
+  }
+  return x.numel() > 0 && !cpu::product_kernels().empty();
 }
 
 }  // namespace
 
-const at::BFloat16* PackedWeights::get(const Product& p, const cpu::ProductKernel& kernel) {
+const at::BFloat16* PackedWeights::get(Product p, const at::Tensor& weight, const cpu::ProductKernel& kernel) {
+  auto& [packed, data] = packed_[p.transposed ? 2 : p.gated ? 1 : 0];
+  if (const auto* const there = data.load(std::memory_order_acquire)) return there;
   const std::lock_guard lock(mutex_);
-  auto& packed = packed_[p.transposed ? 2 : p.gated ? 1 : 0];
   if (!packed.defined()) {
+    const auto wide = widened(weight);
+    set_data(p, wide);
     const int64_t groups = p.outputs / cpu::kGroup;
-    packed = at::empty({groups * cpu::group_size(p)}, at::kBFloat16);
+    packed = arena_->take(groups * cpu::group_size(p));
     kernel.pack_weights(p, 0, groups, packed.mutable_data_ptr());
+    data.store(packed.const_data_ptr<at::BFloat16>(), std::memory_order_release);
   }
   return packed.const_data_ptr<at::BFloat16>();
 }
 
+bool product_takes_picture(const at::Tensor& x, const at::Tensor& weight) {
+  return takes_type(x, weight) && weight.is_contiguous(at::MemoryFormat::ChannelsLast);
+}
+
 bool product_takes(const at::Tensor& x, const at::Tensor& weight) {
-  for (const auto* tensor : {&x, &weight}) {
-    if (!tensor->device().is_cpu() || tensor->scalar_type() != at::kBFloat16) return false;
-  }
-  const bool picture = weight.dim() == 4;
-  const bool dense = picture ? weight.is_contiguous(at::MemoryFormat::ChannelsLast) : weight.stride(1) == 1;
-  return dense && weight.stride(0) % 2 == 0 && weight.size(0) % cpu::kGroup == 0 && weight.size(1) % cpu::kGroup == 0 &&
-         x.numel() > 0 && !cpu::product_kernels().empty();
+  if (weight.size(0) % cpu::kGroup != 0 || weight.size(1) % cpu::kGroup != 0) return false;
+  if (weight.dim() == 4) return product_takes_picture(x, weight);
+  return takes_type(x, weight) && weight.stride(1) == 1 && weight.stride(0) % 2 == 0;
 }
 
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated,

@@ -6,9 +6,12 @@
 #include <c10/util/intrusive_ptr.h>
 
 #include <array>
+#include <atomic>
 #include <mutex>
+#include <utility>
 
 #include "cpu/product_kernel.h"
+#include "runtime/arena.h"
 
 namespace swap {
 
@@ -18,17 +21,27 @@ class PackedWeights : public c10::intrusive_ptr_target {
  public:
   using Ptr = c10::intrusive_ptr<PackedWeights>;  // null: packed anew for each product
 
-  // All groups of outputs of p's weights, which must be the same weights each time.
-  const at::BFloat16* get(const cpu::Product& p, const cpu::ProductKernel& kernel);
+  explicit PackedWeights(Arena::Ptr arena) : arena_(std::move(arena)) {}
+
+  // All groups of outputs of `weight` for p, which must be the same weights each time.
+  const at::BFloat16* get(cpu::Product p, const at::Tensor& weight, const cpu::ProductKernel& kernel);
 
  private:
+  struct Packed {
+    at::Tensor tensor;
+    std::atomic<const at::BFloat16*> data{nullptr};  // the tensor's, once it is filled: read without the mutex
+  };
+  const Arena::Ptr arena_;
   std::mutex mutex_;
-  std::array<at::Tensor, 3> packed_;  // for the way forth, gated, and the way back
+  std::array<Packed, 3> packed_;  // for the way forth, gated, and the way back
 };
 
 // Whether `x` and `weight` [out, in] or [out, in, k, k] are for this kernel: bfloat16 on a CPU, in and out multiples of
 // 32, the weights of an output dense (channels-last).
 bool product_takes(const at::Tensor& x, const at::Tensor& weight);
+// The same for a convolution, which takes any number of channels: up to the next multiple of 32 they are zeros. From
+// and to a few channels, as at both ends of a model, that is faster than oneDNN's reordering of them.
+bool product_takes_picture(const at::Tensor& x, const at::Tensor& weight);
 
 // x [..., in], weight [out, in], bias [out] or undefined -> [..., out]; gated: [..., out / 2]
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated = false,

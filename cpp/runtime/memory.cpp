@@ -8,9 +8,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <list>
+#include <map>
 #include <mutex>
 #include <unordered_map>
+
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
 
 #include "runtime/small_blocks.h"
 
@@ -22,9 +26,23 @@ constexpr size_t kPage = 4096, kHugePage = size_t(2) << 20;
 // step went back to the system and came again as pages to be zeroed.
 constexpr size_t kSlack = size_t(32) << 20;
 
-struct Block {
-  void* data;
-  size_t size;
+// For what mostly takes less than a microsecond: who comes meanwhile looks again some times before it sleeps. To sleep
+// and to be woken takes fifty times as long, and shares of a batch meet here several times a step.
+class BriefMutex {
+ public:
+  void lock() {
+    for (int looks = 0; looks < 200; ++looks) {
+      if (mutex_.try_lock()) return;
+#ifdef __SSE2__
+      _mm_pause();
+#endif
+    }
+    mutex_.lock();
+  }
+  void unlock() { mutex_.unlock(); }
+
+ private:
+  std::mutex mutex_;
 };
 
 thread_local int small_pages = 0;  // how many SmallPages live
@@ -80,31 +98,27 @@ class BlockAllocator final : public c10::Allocator {
 
   void* take(size_t size) {
     const std::lock_guard lock(mutex_);
-    auto best = kept_.end();
-    for (auto block = kept_.begin(); block != kept_.end(); ++block) {
-      const bool fits = block->size >= size && block->size <= size + size / 8;
-      if (fits && (best == kept_.end() || block->size < best->size)) best = block;
-    }
-    Block block{nullptr, size};
-    if (best != kept_.end()) {
-      block = *best;
-      use_.kept -= block.size;
+    void* data = nullptr;
+    if (const auto best = kept_.lower_bound(size); best != kept_.end() && best->first <= size + size / 8) {
+      size = best->first;
+      data = best->second.data;
+      use_.kept -= size;
       kept_.erase(best);
     } else {
       // Keeping must not cost: what lives and what is kept stay below what has lived at once, or little above it.
       const size_t most = std::max(use_.peak, use_.live + size) + kSlack;
       shrink(most - use_.live - size);
-      block.data = map_pages(size);
-      if (!block.data) {
+      data = map_pages(size);
+      if (!data) {
         shrink(0);
-        block.data = map_pages(size);
+        data = map_pages(size);
       }
-      if (!block.data) return nullptr;
+      if (!data) return nullptr;
     }
-    use_.live += block.size;
+    use_.live += size;
     use_.peak = std::max(use_.peak, use_.live);
-    live_.emplace(block.data, block.size);
-    return block.data;
+    live_.emplace(data, size);
+    return data;
   }
 
   void keep(void* data) {
@@ -115,26 +129,34 @@ class BlockAllocator final : public c10::Allocator {
       other_->raw_deleter()(data);
       return;
     }
-    const Block block{data, found->second};
+    const size_t size = found->second;
     live_.erase(found);
-    use_.live -= block.size;
-    use_.kept += block.size;
-    kept_.push_front(block);
+    use_.live -= size;
+    use_.kept += size;
+    kept_.emplace_hint(kept_.lower_bound(size), size, Waiting{data, ++given_back_});
   }
 
   // Lets go of blocks, those that have waited longest first, until `most` bytes are kept.
   void shrink(size_t most) {
     while (use_.kept > most) {
-      munmap(kept_.back().data, kept_.back().size);
-      use_.kept -= kept_.back().size;
-      kept_.pop_back();
+      const auto oldest = std::min_element(
+          kept_.begin(), kept_.end(), [](const auto& a, const auto& b) { return a.second.since < b.second.since; });
+      munmap(oldest->second.data, oldest->first);
+      use_.kept -= oldest->first;
+      kept_.erase(oldest);
     }
   }
 
+  struct Waiting {
+    void* data;
+    uint64_t since;  // how many had been given back by then
+  };
+
   c10::Allocator* other_;  // LibTorch's own
-  std::mutex mutex_;
+  BriefMutex mutex_;
   std::unordered_map<void*, size_t> live_;
-  std::list<Block> kept_;  // the newest first
+  std::multimap<size_t, Waiting> kept_;  // by size; of one size the newest first
+  uint64_t given_back_ = 0;
   MemoryUse use_;
 };
 

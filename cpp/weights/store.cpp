@@ -136,6 +136,7 @@ WeightStore::WeightStore(const std::vector<TensorEntry>& entries, const Compute&
     total_ += static_cast<int64_t>(entry.end - entry.begin);
     entries_.emplace(entry.name, entry);
   }
+  if (small()) arena_ = c10::make_intrusive<Arena>();
   for (const auto& delta : deltas) deltas_[delta.target].push_back(delta);
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine.h"
+#include "runtime/arena.h"
 #include "runtime/cancel.h"
 #include "runtime/device.h"
 #include "weights/file.h"
@@ -47,6 +48,8 @@ class WeightStore {
   int64_t bytes() const { return bytes_; }
   // A small model's layers keep their weights packed as well, and threads work on shares of its batches.
   bool small() const { return total_ <= kSmallModel; }
+  // For what those layers keep; null in a large model.
+  const Arena::Ptr& arena() const { return arena_; }
 
  private:
   // Numbers of an entry on their way into a tensor on the CPU.
@@ -79,6 +82,7 @@ class WeightStore {
   Compute compute_;
   Cancel cancel_;
   std::function<void(int64_t, int64_t)> progress_;
+  Arena::Ptr arena_;
   int64_t read_ = 0, total_ = 0, parameters_ = 0, bytes_ = 0;
 };
 
@@ -101,7 +105,7 @@ class Scope {
     for (auto& name : whole) name = prefix_ + name;
     return store_->read_rows(whole, shape, dtype_);
   }
-  bool small() const { return store_->small(); }
+  const Arena::Ptr& arena() const { return store_->arena(); }
   at::Tensor read_stored(const std::string& name, at::IntArrayRef shape) const {
     return store_->read_stored(prefix_ + name, shape, dtype_);
   }

@@ -145,7 +145,7 @@ TEST_CASE("layers that keep their weights packed have the same results, forth an
       return std::pair(y.detach(), torch::autograd::grad({y}, {leaf}, {dy})[0]);
     };
     const auto expected = differentiate({});
-    const auto packed = c10::make_intrusive<swap::PackedWeights>();
+    const auto packed = c10::make_intrusive<swap::PackedWeights>(c10::make_intrusive<swap::Arena>());
     for (int round = 0; round < 2; ++round) {
       const auto found = differentiate(packed);
       CHECK(at::equal(found.first, expected.first));
@@ -164,6 +164,8 @@ TEST_CASE("layers that keep their weights packed have the same results, forth an
   };
   check(with(linear), x, random({40, 128}));
   check(with(convolution), picture, random({1, 128, 9, 7}));
+  convolution.weight = random({4, 96, 3, 3}), convolution.bias = random({4});  // to a few channels
+  check(with(convolution), picture, random({1, 4, 9, 7}));
   const auto gated = [&](const swap::PackedWeights::Ptr& packed) {
     return [&, packed](const at::Tensor& input, swap::Steps* steps) {
       return swap::gated_linear(input, weight, bias, packed, steps);
