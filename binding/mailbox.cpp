@@ -16,36 +16,52 @@ Mailbox::Mailbox(std::function<void()> wake, size_t progress_limit)
     : wake_(std::move(wake)), progress_limit_(progress_limit) {}
 
 void Mailbox::post(Message message) noexcept {
-  std::lock_guard lock(mutex_);
-  if (shut_) return;
-  if (is_progress(message) && ++progress_ > progress_limit_) {
-    messages_.erase(std::find_if(messages_.begin(), messages_.end(), is_progress));
-    --progress_;
+  {
+    std::lock_guard lock(mutex_);
+    if (shut_) return;
+    if (is_progress(message) && ++progress_ > progress_limit_) {
+      messages_.erase(std::find_if(messages_.begin(), messages_.end(), is_progress));
+      --progress_;
+    }
+    const bool sleeping = messages_.empty();
+    if (is_checkpoint(message)) {
+      const auto older = std::find_if(messages_.begin(), messages_.end(),
+                                      [&](const Message& m) { return m.id == message.id && is_checkpoint(m); });
+      if (older != messages_.end()) messages_.erase(older);
+    }
+    messages_.push_back(std::move(message));
+    if (!sleeping) return;
   }
-  const bool sleeping = messages_.empty();
-  if (is_checkpoint(message)) {
-    const auto older = std::find_if(messages_.begin(), messages_.end(),
-                                    [&](const Message& m) { return m.id == message.id && is_checkpoint(m); });
-    if (older != messages_.end()) messages_.erase(older);
-  }
-  messages_.push_back(std::move(message));
-  if (sleeping) wake_();
+  wake();
 }
 
 std::optional<Message> Mailbox::take() {
-  std::lock_guard lock(mutex_);
-  if (messages_.empty()) return {};
-  std::optional message(std::move(messages_.front()));
-  messages_.pop_front();
-  if (is_progress(*message)) --progress_;
-  if (!messages_.empty()) wake_();
+  std::optional<Message> message;
+  {
+    std::lock_guard lock(mutex_);
+    if (messages_.empty()) return {};
+    message = std::move(messages_.front());
+    messages_.pop_front();
+    if (is_progress(*message)) --progress_;
+    if (messages_.empty()) return message;
+  }
+  wake();
   return message;
 }
 
 void Mailbox::shut() {
-  std::lock_guard lock(mutex_);
-  shut_ = true;
-  messages_.clear();
+  {
+    std::lock_guard lock(mutex_);
+    shut_ = true;
+    messages_.clear();
+  }
+  std::lock_guard lock(waking_);  // for a wake that has begun
+  deaf_ = true;
+}
+
+void Mailbox::wake() {
+  std::lock_guard lock(waking_);
+  if (!deaf_) wake_();
 }
 
 }  // namespace swap::binding

@@ -34,7 +34,7 @@ struct Message {
 
 class Mailbox {
  public:
-  // `wake` is called when messages come into an empty box, with the box's lock held.
+  // `wake` is called when messages come into an empty box: never after shut().
   explicit Mailbox(std::function<void()> wake, size_t progress_limit = 1024);
 
   void post(Message message) noexcept;
@@ -46,9 +46,14 @@ class Mailbox {
   void shut();
 
  private:
+  void wake();
+
   const std::function<void()> wake_;
   const size_t progress_limit_;
-  std::mutex mutex_;
+  // Of `wake_`, which the reader must not wait for: it is awake before the poster is back from waking it.
+  std::mutex waking_;
+  bool deaf_ = false;
+  std::mutex mutex_;  // of all below
   std::deque<Message> messages_;
   size_t progress_ = 0;  // of the messages
   bool shut_ = false;

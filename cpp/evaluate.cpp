@@ -114,13 +114,13 @@ class Evaluation {
     }
     draw.latents = input("latents");
     draw.noise = input("noise");
-    const auto [losses, gradients] = trainer.slope(draw);
+    const auto [losses, gradient] = trainer.slope(draw);
     put("loss", losses[0]);
     put("reconstruction", losses[1]);
     put("attention", losses[2]);
     const auto& parameters = trainer.parameters();
     for (size_t i = 0; i < parameters.size(); ++i) {
-      put("grad." + parameters[i].first, gradients[i].defined() ? gradients[i] : at::zeros_like(parameters[i].second));
+      put("grad." + parameters[i].first, trainer.part(gradient, i));
     }
     const auto subject = trainer.subject();
     for (size_t e = 0; e < subject.k.size(); ++e) {

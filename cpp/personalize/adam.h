@@ -11,32 +11,57 @@ namespace swap {
 
 class Adam {
  public:
+  // Takes the parameters' numbers into one tensor [n], which they are views of from now on: a step is a few operators
+  // for all of them together.
   explicit Adam(const std::vector<at::Tensor>& parameters) {
-    for (const auto& p : parameters) {
-      first.push_back(at::zeros_like(p, at::MemoryFormat::Contiguous).detach());
-      second.push_back(at::zeros_like(p, at::MemoryFormat::Contiguous).detach());
+    const c10::NoGradGuard no_grad;
+    std::vector<at::Tensor> all;
+    int64_t first_of = 0;
+    for (const auto& parameter : parameters) {
+      all.push_back(parameter.flatten());
+      parts_.push_back({first_of, parameter.sizes().vec()});
+      first_of += parameter.numel();
     }
+    values = at::cat(all);
+    first = at::zeros_like(values);
+    second = at::zeros_like(values);
+    for (size_t i = 0; i < parameters.size(); ++i) parameters[i].set_data(part(values, i));
+  }
+
+  // What `all` [n] has of the parameter i, in its shape: a view.
+  at::Tensor part(const at::Tensor& all, size_t i) const {
+    const auto numel = c10::multiply_integers(parts_[i].shape);
+    return all.narrow(0, parts_[i].first, numel).view(parts_[i].shape);
+  }
+
+  // [n], of gradients in the parameters' order; 0 where there is none
+  at::Tensor together(const std::vector<at::Tensor>& gradients) const {
+    std::vector<at::Tensor> all;
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      all.push_back(gradients[i].defined() ? gradients[i].flatten() : at::zeros_like(part(values, i)).flatten());
+    }
+    return at::cat(all);
   }
 
   // `step` counts from 1.
-  void update(const std::vector<at::Tensor>& parameters, const std::vector<at::Tensor>& gradients, double rate,
-              int64_t step) {
-    c10::NoGradGuard no_grad;
+  void update(const at::Tensor& gradient, double rate, int64_t step) {
+    const c10::NoGradGuard no_grad;
     const double correction1 = 1 - std::pow(kBeta1, step), correction2 = 1 - std::pow(kBeta2, step);
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      const auto& g = gradients[i];
-      if (!g.defined()) continue;
-      first[i].mul_(kBeta1).add_(g, 1 - kBeta1);
-      second[i].mul_(kBeta2).addcmul_(g, g, 1 - kBeta2);
-      const auto scale = second[i].sqrt().div_(std::sqrt(correction2)).add_(kEps);
-      parameters[i].addcdiv_(first[i], scale, -rate / correction1);
-    }
+    first.mul_(kBeta1).add_(gradient, 1 - kBeta1);
+    second.mul_(kBeta2).addcmul_(gradient, gradient, 1 - kBeta2);
+    const auto scale = second.sqrt().div_(std::sqrt(correction2)).add_(kEps);
+    values.addcdiv_(first, scale, -rate / correction1);
   }
 
-  std::vector<at::Tensor> first, second;  // moments
+  at::Tensor values, first, second;  // [n], fp32: the parameters and their moments
 
  private:
   static constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEps = 1e-8;
+  struct Part {
+    int64_t first;
+    std::vector<int64_t> shape;
+  };
+  std::vector<Part> parts_;
 };
 
 }  // namespace swap

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "runtime/device.h"
 #include "runtime/random.h"
@@ -222,7 +223,8 @@ TrainingLoss Trainer::loss(const TrainingDraw& draw) const {
   return result;
 }
 
-Slope Trainer::slope(const TrainingDraw& draw, c10::function_ref<void(const Slope&)> then) const {
+Slope Trainer::slope(const TrainingDraw& draw, c10::function_ref<void(const Slope&)> then,
+                     c10::function_ref<void()> meanwhile) const {
   const auto rows = static_cast<int64_t>(draw.timesteps.size());
   const auto division = model_.shares(rows, draw.latents.size(2), draw.latents.size(3));
   std::vector<Slope> shares(division.count());
@@ -231,29 +233,26 @@ Slope Trainer::slope(const TrainingDraw& draw, c10::function_ref<void(const Slop
     // Losses are means over the samples: a share counts for as many as it has.
     const double part = static_cast<double>(share.count) / static_cast<double>(rows);
     shares[index] = {at::stack({loss.total, loss.reconstruction, loss.attention}).detach() * part,
-                     gradients(loss.total * part, leaves(parameters_))};
+                     adam_.together(gradients(loss.total * part, leaves(parameters_)))};
   };
-  division.run(compute, [&] {
+  const auto end = [&] {
     auto& sum = shares[0];
     for (size_t i = 1; i < shares.size(); ++i) {
       sum.losses += shares[i].losses;
-      for (size_t j = 0; j < parameters_.size(); ++j) {
-        const auto& more = shares[i].gradients[j];
-        if (!more.defined()) continue;
-        sum.gradients[j] = sum.gradients[j].defined() ? sum.gradients[j] + more : more;
-      }
+      sum.gradient += shares[i].gradient;
     }
     then(sum);
-  });
+  };
+  division.run(compute, end, meanwhile);
   return shares[0];
 }
 
 Progress Trainer::step() {
-  const auto draw = this->draw(done_);
+  const auto draw = next_ ? *std::exchange(next_, {}) : this->draw(done_);
   Progress progress;
   progress.phase = "step";
   progress.stage = model_.stage(draw.timesteps[0], request_.stages);
-  slope(draw, [&](const Slope& slope) {
+  const auto learn = [&](const Slope& slope) {
     const auto values = to_host(slope.losses);
     progress.loss = values[0].item<double>();
     progress.reconstruction = values[1].item<double>();
@@ -264,12 +263,15 @@ Progress Trainer::step() {
           "lower learningRate, or use dtype 'float32'; if the first step fails, the model's weights are broken");
     }
     cancel_.check();  // the last look: from here on the step is done as a whole
-    adam_.update(leaves(parameters_), slope.gradients, request_.learning_rate, done_ + 1);
+    adam_.update(slope.gradient, request_.learning_rate, done_ + 1);
     ++done_;
     if (!sound()) {
       throw Error("SWAP_NUMERIC_NAN", "what is learnt is not made of numbers after step " + std::to_string(done_),
                   "lower learningRate, or use dtype 'float32'; a resume file that it went on from may be broken");
     }
+  };
+  slope(draw, learn, [this, next = done_ + 1] {
+    if (next < request_.steps) next_ = this->draw(next);
   });
   progress.done = done_;
   progress.total = request_.steps;
@@ -277,14 +279,12 @@ Progress Trainer::step() {
 }
 
 bool Trainer::sound() const {
-  std::vector<at::Tensor> ends;  // the least and the greatest: either is NaN where a number is
-  for (const auto& tensors : {leaves(parameters_), adam_.second}) {
-    for (const auto& t : tensors) {
-      const auto [least, greatest] = at::aminmax(t.detach());
-      ends.insert(ends.end(), {least, greatest});
-    }
-  }
-  return !has_nan(at::stack(ends));
+  // The least and the greatest: either is NaN where a number is.
+  const auto values = at::aminmax(adam_.values), moments = at::aminmax(adam_.second);
+  const auto ends =
+      to_host(at::stack({std::get<0>(values), std::get<1>(values), std::get<0>(moments), std::get<1>(moments)}));
+  const auto* const all = ends.const_data_ptr<float>();
+  return std::all_of(all, all + ends.numel(), [](float value) { return std::isfinite(value); });
 }
 
 TrainerState Trainer::state() const {
@@ -293,8 +293,8 @@ TrainerState Trainer::state() const {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const auto& name = parameters_[i].first;
     state.tensors.push_back(to_named("parameter." + name, parameters_[i].second));
-    state.tensors.push_back(to_named("first_moment." + name, adam_.first[i]));
-    state.tensors.push_back(to_named("second_moment." + name, adam_.second[i]));
+    state.tensors.push_back(to_named("first_moment." + name, adam_.part(adam_.first, i)));
+    state.tensors.push_back(to_named("second_moment." + name, adam_.part(adam_.second, i)));
   }
   return state;
 }
@@ -313,10 +313,11 @@ void Trainer::restore(const TrainerState& state) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const auto& name = parameters_[i].first;
     copy("parameter." + name, parameters_[i].second);
-    copy("first_moment." + name, adam_.first[i]);
-    copy("second_moment." + name, adam_.second[i]);
+    copy("first_moment." + name, adam_.part(adam_.first, i));
+    copy("second_moment." + name, adam_.part(adam_.second, i));
   }
   done_ = state.step;
+  next_.reset();
 }
 
 SubjectVectors Trainer::subject() const {

@@ -5,6 +5,7 @@
 // the class word) has it. See docs/method.md.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "engine.h"
@@ -28,8 +29,8 @@ struct TrainingLoss {
 
 // What a draw says about the parameters.
 struct Slope {
-  at::Tensor losses;                  // [3], fp32: total, reconstruction, attention
-  std::vector<at::Tensor> gradients;  // of the total for parameters(), in their order; undefined where there is none
+  at::Tensor losses;    // [3], fp32: total, reconstruction, attention
+  at::Tensor gradient;  // [n], of the total for all parameters; Trainer::part() has that of one
 };
 
 class Trainer {
@@ -39,9 +40,11 @@ class Trainer {
   Trainer(const DiffusionModel& model, const LearnRequest& request, Cancel cancel);
 
   TrainingDraw draw(int64_t step) const;
-  // A small model's batch is computed in shares, one a thread; that changes sums by rounding.
+  // A small model's batch is computed in shares, one a thread; that changes sums by rounding. `then` and `meanwhile`
+  // are called as Shares::run() does.
   Slope slope(
-      const TrainingDraw& draw, c10::function_ref<void(const Slope&)> then = [](const Slope&) {}) const;
+      const TrainingDraw& draw, c10::function_ref<void(const Slope&)> then = [](const Slope&) {},
+      c10::function_ref<void()> meanwhile = [] {}) const;
 
   // One optimiser step; returns the losses and the stage of the first sample.
   Progress step();
@@ -53,6 +56,8 @@ class Trainer {
   void restore(const TrainerState& state);
   SubjectVectors subject() const;
   const std::vector<std::pair<std::string, at::Tensor>>& parameters() const { return parameters_; }
+  // What a gradient [n] says of the parameter i.
+  at::Tensor part(const at::Tensor& gradient, size_t i) const { return adam_.part(gradient, i); }
 
  private:
   const DiffusionModel& model_;
@@ -78,6 +83,7 @@ class Trainer {
   std::vector<std::pair<std::string, at::Tensor>> parameters_;
   Adam adam_;
   int64_t done_ = 0;
+  std::optional<TrainingDraw> next_;  // what the next step draws, where a thread had time for it
 };
 
 // The whole job: steps, progress, yields, checkpoints. On cancellation the state so far is in `result`.

@@ -1,5 +1,5 @@
-// Memory for what every step reads from beginning to end: one piece behind the other in huge pages. In pages of the usual
-// size, each read alone, a small model's weights are ten thousand addresses to be looked up a step.
+// Memory for what every step reads from beginning to end: one piece behind the other in huge pages. In pages of the
+// usual size, each read alone, a small model's weights are ten thousand addresses to be looked up a step.
 #pragma once
 
 #include <ATen/ATen.h>

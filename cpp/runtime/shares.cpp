@@ -10,7 +10,8 @@ namespace swap {
 
 Shares Shares::apart(int64_t rows) { return Shares(rows, cpu::worker_count(rows), true); }
 
-void Shares::run(c10::function_ref<void(int64_t, Share)> run, c10::function_ref<void()> then) const {
+void Shares::run(c10::function_ref<void(int64_t, Share)> run, c10::function_ref<void()> then,
+                 c10::function_ref<void()> meanwhile) const {
   if (!apart_) {
     run(0, {0, rows_});
     return then();
@@ -21,7 +22,12 @@ void Shares::run(c10::function_ref<void(int64_t, Share)> run, c10::function_ref<
     const at::ThreadLocalStateGuard guard(state);
     const int64_t first = rows_ * index / count_, end = rows_ * (index + 1) / count_;
     run(index, {first, end - first});
-    if (left.fetch_sub(1) == 1) then();
+    const int64_t others = left.fetch_sub(1) - 1;
+    if (others == 0) {
+      then();
+    } else if (others == count_ - 1) {
+      meanwhile();
+    }
   });
 }
 
