@@ -1,7 +1,7 @@
 /**
  * Where the time of a training step and of a guided sampling step goes, by kind of layer.
  *
- *   node bench/profile.mjs [--model FOLDER] [--dtype bfloat16] [--steps 2] [--ops 0]
+ *   node bench/profile.mjs [--model FOLDER] [--dtype bfloat16] [--threads N] [--steps 2] [--ops 0]
  *
  * --ops N also lists the N dearest operators with their shapes. Needs the built package and a C++ compiler: LibTorch's
  * own hook on its operators is built as an addon beside the engine (.cache/profile). The engine's own kernels tell it their
@@ -16,6 +16,7 @@ const { values } = parseArgs({
   options: {
     model: { type: 'string', default: at('.cache', 'full-size', 'sd15') },
     dtype: { type: 'string', default: 'auto' },
+    threads: { type: 'string' },
     steps: { type: 'string', default: '2' },
     ops: { type: 'string', default: '0' },
     photo: { type: 'string', default: at('models', 'mini', 'people', '0.png') },
@@ -158,7 +159,11 @@ function table(title, rows, elapsed, training) {
 }
 
 const { Personalizer } = await import('../dist/index.js')
-const personalizer = await Personalizer.open({ model: values.model, dtype: values.dtype })
+const personalizer = await Personalizer.open({
+  model: values.model,
+  dtype: values.dtype,
+  threads: values.threads === undefined ? undefined : Number(values.threads),
+})
 try {
   const hook = await buildHook(openedLibtorch())
   /** Records `steps` steps of a job, from the end of its first step on. */

@@ -18,12 +18,17 @@ constexpr int64_t kPackedBytes = 640 << 10;
 // Operations of a product that is not worth waking a thread for.
 constexpr int64_t kSerial = int64_t(1) << 26;
 
+// Whether 32 divides the channels of weights, or of a bias.
+bool divided(const at::Tensor& some) {
+  const auto channels = some.sizes().slice(0, std::min<size_t>(2, some.dim()));
+  return std::all_of(channels.begin(), channels.end(), [](int64_t n) { return n % cpu::kGroup == 0; });
+}
+
 // Weights [out, in, k, k], or a bias [out], with zeros after them up to multiples of 32.
 at::Tensor widened(const at::Tensor& some) {
-  const auto channels = some.sizes().slice(0, std::min<size_t>(2, some.dim()));
-  if (std::all_of(channels.begin(), channels.end(), [](int64_t n) { return n % cpu::kGroup == 0; })) return some;
+  if (divided(some)) return some;
   auto shape = some.sizes().vec();
-  for (size_t i = 0; i < channels.size(); ++i) shape[i] = cpu::round_up(shape[i], cpu::kGroup);
+  for (size_t i = 0; i < std::min<size_t>(2, shape.size()); ++i) shape[i] = cpu::round_up(shape[i], cpu::kGroup);
   const auto layout = shape.size() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   const auto wide = at::empty(shape, some.options(), layout).zero_();
   auto part = wide;
@@ -217,14 +222,18 @@ const at::BFloat16* PackedWeights::get(Product p, const at::Tensor& weight, cons
   return packed.const_data_ptr<at::BFloat16>();
 }
 
-bool product_takes_picture(const at::Tensor& x, const at::Tensor& weight) {
-  return takes_type(x, weight) && weight.is_contiguous(at::MemoryFormat::ChannelsLast);
+bool product_takes(const at::Tensor& x, const at::Tensor& weight) {
+  if (!divided(weight)) return false;
+  const bool dense = weight.dim() == 4 ? weight.is_contiguous(at::MemoryFormat::ChannelsLast)
+                                       : weight.stride(1) == 1 && weight.stride(0) % 2 == 0;
+  return dense && takes_type(x, weight);
 }
 
-bool product_takes(const at::Tensor& x, const at::Tensor& weight) {
-  if (weight.size(0) % cpu::kGroup != 0 || weight.size(1) % cpu::kGroup != 0) return false;
-  if (weight.dim() == 4) return product_takes_picture(x, weight);
-  return takes_type(x, weight) && weight.stride(1) == 1 && weight.stride(0) % 2 == 0;
+bool product_takes_picture(const at::Tensor& x, const at::Tensor& weight) {
+  if (divided(weight)) return product_takes(x, weight);
+  const int64_t wide = cpu::round_up(weight.size(0), cpu::kGroup) * cpu::round_up(weight.size(1), cpu::kGroup);
+  const int64_t operations = 2 * x.size(0) * x.size(2) * x.size(3) * weight.size(2) * weight.size(3) * wide;
+  return operations < kSerial && weight.is_contiguous(at::MemoryFormat::ChannelsLast) && takes_type(x, weight);
 }
 
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated,

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -47,15 +48,22 @@ class Adam {
   void update(const at::Tensor& gradient, double rate, int64_t step) {
     const c10::NoGradGuard no_grad;
     const double correction1 = 1 - std::pow(kBeta1, step), correction2 = 1 - std::pow(kBeta2, step);
-    first.mul_(kBeta1).add_(gradient, 1 - kBeta1);
-    second.mul_(kBeta2).addcmul_(gradient, gradient, 1 - kBeta2);
-    const auto scale = second.sqrt().div_(std::sqrt(correction2)).add_(kEps);
-    values.addcdiv_(first, scale, -rate / correction1);
+    for (int64_t from = 0; from < values.numel(); from += kPiece) {
+      const int64_t count = std::min(kPiece, values.numel() - from);
+      const auto piece = [&](const at::Tensor& all) { return all.narrow(0, from, count); };
+      const auto g = piece(gradient), m = piece(first), v = piece(second);
+      m.mul_(kBeta1).add_(g, 1 - kBeta1);
+      v.mul_(kBeta2).addcmul_(g, g, 1 - kBeta2);
+      const auto scale = v.sqrt().div_(std::sqrt(correction2)).add_(kEps);
+      piece(values).addcdiv_(m, scale, -rate / correction1);
+    }
   }
 
   at::Tensor values, first, second;  // [n], fp32: the parameters and their moments
 
  private:
+  static constexpr int64_t kPiece = int64_t(1)
+                                    << 20;  // numbers that are updated at a time: what is made meanwhile is 4 MB
   static constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEps = 1e-8;
   struct Part {
     int64_t first;
