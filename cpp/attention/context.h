@@ -14,8 +14,16 @@ namespace swap {
 // loss.
 using ReferenceKeys = std::vector<at::Tensor>;
 
+// K and V of a cross-attention layer, [B, H, L, d].
+struct CrossProjection {
+  at::Tensor k, v;
+};
+
 struct AttentionContext {
   at::Tensor k_states, v_states;  // text states [B, L, C] that K and V are made from
+  // In and out, by layer, where calls with the same states follow each other and none wants a gradient: the first one
+  // fills it.
+  std::vector<CrossProjection>* projections = nullptr;
   // Where the loss is wanted: one set of keys for each sample of the batch, else empty.
   std::vector<const ReferenceKeys*> reference;
   at::Tensor token_weights;        // [L] fp32, or undefined

@@ -92,7 +92,10 @@ at::Tensor SpatialTransformer::cross_attention(const CrossAttention& layer, cons
   const auto index = static_cast<size_t>(first_layer_ + depth);
   const auto dtype = x.scalar_type(), inner = upcast_ ? at::kFloat : dtype;
   const auto heads = [&](const at::Tensor& projected) { return split_heads(projected.to(inner), heads_); };
-  const auto q = heads(layer.q(x, steps)), k = heads(layer.k(context.k_states)), v = heads(layer.v(context.v_states));
+  const auto q = heads(layer.q(x, steps));
+  CrossProjection own, &projection = context.projections && !steps ? context.projections->at(index) : own;
+  if (!projection.k.defined()) projection = {heads(layer.k(context.k_states)), heads(layer.v(context.v_states))};
+  const auto &k = projection.k, &v = projection.v;
   at::Tensor reference;
   if (!context.reference.empty() && (*context.reference[0])[index].defined()) {
     std::vector<at::Tensor> keys;

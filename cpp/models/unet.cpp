@@ -63,6 +63,7 @@ UNet::UNet(const Scope& scope, const UNetSpec& spec) : spec_(spec), down_(scope,
 at::Tensor UNet::operator()(const at::Tensor& latents, const at::Tensor& timesteps, AttentionContext& context,
                             const Conditions& conditions) const {
   context.losses.assign(layer_levels_.size(), at::Tensor());
+  if (context.projections) context.projections->resize(layer_levels_.size());
   const auto time = down_.time_embedding(timesteps, conditions, context.k_states.size(0));
   auto features = down_(down_.enter(latents), time, context);
   add_residuals(features, conditions);

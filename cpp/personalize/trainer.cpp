@@ -278,14 +278,7 @@ Progress Trainer::step() {
   return progress;
 }
 
-bool Trainer::sound() const {
-  // The least and the greatest: either is NaN where a number is.
-  const auto values = at::aminmax(adam_.values), moments = at::aminmax(adam_.second);
-  const auto ends =
-      to_host(at::stack({std::get<0>(values), std::get<1>(values), std::get<0>(moments), std::get<1>(moments)}));
-  const auto* const all = ends.const_data_ptr<float>();
-  return std::all_of(all, all + ends.numel(), [](float value) { return std::isfinite(value); });
-}
+bool Trainer::sound() const { return !has_nan({adam_.values, adam_.second}); }
 
 TrainerState Trainer::state() const {
   TrainerState state;

@@ -4,9 +4,12 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "engine.h"
 
@@ -32,9 +35,16 @@ inline at::Tensor to_device(const at::Tensor& tensor, at::Device device) {
   return tensor.to(device, tensor.scalar_type(), /*non_blocking=*/true);
 }
 
-// True where a value is infinite or none.
-inline bool has_nan(const at::Tensor& tensor) {
-  return to_host(at::isfinite(tensor.detach()).all().eq(false)).item<bool>();
+// True where a value of one of them is infinite or none: then the least or the greatest is, too.
+inline bool has_nan(at::TensorList tensors) {
+  std::vector<at::Tensor> ends;
+  for (const auto& tensor : tensors) {
+    const auto [least, greatest] = at::aminmax(tensor.detach());
+    ends.insert(ends.end(), {least, greatest});
+  }
+  const auto values = to_host(at::stack(ends).to(at::kFloat));
+  const auto* const all = values.const_data_ptr<float>();
+  return !std::all_of(all, all + values.numel(), [](float value) { return std::isfinite(value); });
 }
 
 inline NamedTensor to_named(std::string name, const at::Tensor& tensor) {

@@ -103,6 +103,11 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
     Noise noise(std::vector<int64_t>(request.seeds.begin() + first, request.seeds.begin() + first + b));
     const Start start = beginning.draw(*scheduler, noise);
     auto latents = start.latents;
+    const auto shares = model.shares(guided ? 2 * b : b, height, width);
+    // What follows from the text states alone: made anew when a subject's stage is another one.
+    const TextStates *before = nullptr, *unwanted_before = nullptr;
+    at::Tensor k, v;
+    std::vector<std::vector<CrossProjection>> projections(shares.count());
 
     for (int64_t i = scheduler->begin(); i < static_cast<int64_t>(timesteps.size()); ++i) {
       const auto& states = prompt.at(timesteps[i]);
@@ -112,9 +117,12 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
         all.insert(all.end(), b, wanted);
         return at::cat(all);
       };
-      const auto k = rows(unwanted.k, states.k), v = rows(unwanted.v, states.v);
+      if (&states != before || &unwanted != unwanted_before) {
+        before = &states, unwanted_before = &unwanted;
+        k = rows(unwanted.k, states.k), v = rows(unwanted.v, states.v);
+        projections.assign(shares.count(), {});
+      }
       const int64_t B = k.size(0);
-      const auto shares = model.shares(B, height, width);
       auto noisy = scheduler->scale_model_input(latents, i);
       // Before the first cross-attention the two halves of a guided batch differ in pooled states alone; without those
       // that part is computed once, unless the halves are computed apart.
@@ -135,6 +143,7 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
         context.cancel = cancel;
         context.k_states = some(k);
         context.v_states = some(v);
+        context.projections = &projections[index];
         Conditions given;
         given.pooled = some(conditions.pooled);
         given.time_ids = some(conditions.time_ids);

@@ -116,3 +116,23 @@ TEST_CASE("what follows is done once, when all shares are through, and not after
     }
   }
 }
+
+TEST_CASE("who is through first has time for something else, where there are others") {
+  for (const int threads : {1, 2, 3}) {
+    const Threads set(threads);
+    for (const auto& shares : {Shares::apart(3), Shares::whole(3)}) {
+      std::atomic<int> through{0}, meanwhile{0};
+      int then = 0;
+      shares.run([&](int64_t, Share) { ++through; }, [&] { ++then; },
+                 [&] {
+                   ++meanwhile;
+                   CHECK(through >= 1);
+                 });
+      CHECK(then == 1);
+      CHECK(meanwhile == (shares.count() > 1 ? 1 : 0));
+    }
+  }
+  const Threads set(2);
+  const auto fail = [] { throw std::runtime_error("meanwhile"); };
+  CHECK_THROWS_WITH(Shares::apart(2).run([](int64_t, Share) {}, [] {}, fail), "meanwhile");
+}
