@@ -153,7 +153,7 @@ function table(title, rows, elapsed, training) {
   for (const row of dearest) {
     const way = row.backward && training ? 'back' : 'fore'
     console.log(
-      `${ms(row.seconds).padStart(6)} ms ${String(row.calls / steps).padStart(5)} x ${microseconds(row).padStart(7)} us ${way} ${row.name} ${row.shapes.join(' ')}`,
+      `${ms(row.seconds).padStart(6)} ms ${String(Math.round((row.calls / steps) * 10) / 10).padStart(5)} x ${microseconds(row).padStart(7)} us ${way} ${row.name} ${row.shapes.join(' ')}`,
     )
   }
 }

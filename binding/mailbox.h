@@ -34,7 +34,8 @@ struct Message {
 
 class Mailbox {
  public:
-  // `wake` is called when messages come into an empty box: never after shut().
+  // `wake` is called after messages have come into an empty box, and when take() leaves some: by then the reader may
+  // have been there already. Never after shut().
   explicit Mailbox(std::function<void()> wake, size_t progress_limit = 1024);
 
   void post(Message message) noexcept;
@@ -50,7 +51,8 @@ class Mailbox {
 
   const std::function<void()> wake_;
   const size_t progress_limit_;
-  // Of `wake_`, which the reader must not wait for: it is awake before the poster is back from waking it.
+  // Of `wake_`, apart from the messages': the reader is awake, and wants them, before the poster is back from waking
+  // it.
   std::mutex waking_;
   bool deaf_ = false;
   std::mutex mutex_;  // of all below

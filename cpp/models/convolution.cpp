@@ -23,16 +23,16 @@ struct Moves {
   int64_t outputs(int64_t size, int64_t kernel) const { return (size + 2 * padding - kernel) / stride + 1; }
 };
 
-bool by_own_kernel(const at::Tensor& x, const at::Tensor& weight, Moves moves) {
+// `some`: x, or the gradient of the output, whose type and device decide.
+bool by_own_kernel(const at::Tensor& some, const at::Tensor& weight, Moves moves, bool small_model) {
   const int64_t kernel = weight.size(2);
   return kernel == weight.size(3) && (kernel == 1 || kernel == 3) && moves.stride == 1 && moves.padding == kernel / 2 &&
-         product_takes_picture(x, weight);
+         (small_model ? product_takes_picture(some, weight) : product_takes(some, weight));
 }
 
 // [out, in, 3, 3] channels-last -> [out, 9 in], a view
 at::Tensor rows(const at::Tensor& weight) { return weight.permute({0, 2, 3, 1}).reshape({weight.size(0), -1}); }
 
-// `some`: x, or the gradient of the output, whose type and device decide.
 bool by_neighbourhoods(at::IntArrayRef x, const at::Tensor& weight, Moves moves, const at::Tensor& some) {
   if (!weight.device().is_cpu() || weight.size(2) != 3 || weight.size(3) != 3 || moves.padding > 1) return false;
   const int64_t pixels = x[0] * moves.outputs(x[2], 3) * moves.outputs(x[3], 3);
@@ -87,7 +87,7 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Ten
                     int64_t padding, const PackedWeights::Ptr& packed) {
   check_no_graph(x);
   const Moves moves{stride, padding};
-  if (by_own_kernel(x, weight, moves)) return product_convolution(x, weight, bias, packed);
+  if (by_own_kernel(x, weight, moves, packed.defined())) return product_convolution(x, weight, bias, packed);
   if (!by_neighbourhoods(x.sizes(), weight, moves, x)) {
     return at::conv2d(x, weight, bias, {stride, stride}, {padding, padding});
   }
@@ -98,7 +98,7 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Ten
 at::Tensor convolution_gradient(const at::Tensor& dy, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,
                                 int64_t padding, const PackedWeights::Ptr& packed) {
   const Moves moves{stride, padding};
-  if (by_own_kernel(dy, weight, moves)) return product_convolution_gradient(dy, weight, packed);
+  if (by_own_kernel(dy, weight, moves, packed.defined())) return product_convolution_gradient(dy, weight, packed);
   if (!by_neighbourhoods(shape, weight, moves, dy)) {
     // Only the shape and the layout of the input are looked at: its memory is never touched.
     const auto input = at::empty(shape, dy.options(), at::MemoryFormat::ChannelsLast);

@@ -40,7 +40,7 @@ at::Tensor widened(const at::Tensor& some) {
 // x [B, C, h, w] -> [B, n, h, w] channels-last, with zeros after its own channels
 at::Tensor with_channels(const at::Tensor& x, int64_t n) {
   if (x.size(1) == n) return x.contiguous(at::MemoryFormat::ChannelsLast);
-  return at::constant_pad_nd(x.permute({0, 2, 3, 1}), {0, n - x.size(1)}).permute({0, 3, 1, 2});
+  return at::constant_pad_nd(x.permute({0, 2, 3, 1}), {0, n - x.size(1)}).contiguous().permute({0, 3, 1, 2});
 }
 
 // [out, in] or [out, in, k, k] as [rows][taps][channels], from either end.

@@ -39,9 +39,8 @@ class PackedWeights : public c10::intrusive_ptr_target {
 // Whether `x` and `weight` [out, in] or [out, in, k, k] are for this kernel: bfloat16 on a CPU, in and out multiples of
 // 32, the weights of an output dense (channels-last).
 bool product_takes(const at::Tensor& x, const at::Tensor& weight);
-// The same for a convolution, which takes any number of channels where the picture is small: up to the next multiple of
-// 32 they are zeros. In a small model that costs less than oneDNN's way to its kernel; in a large one it would cost
-// eight times the arithmetic.
+// The same for a convolution that is few operations, with any number of channels: up to the next multiple of 32 they
+// are zeros. In the middle of a small model's step that is less than oneDNN's way to its kernel.
 bool product_takes_picture(const at::Tensor& x, const at::Tensor& weight);
 
 // x [..., in], weight [out, in], bias [out] or undefined -> [..., out]; gated: [..., out / 2]

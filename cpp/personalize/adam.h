@@ -17,11 +17,11 @@ class Adam {
   explicit Adam(const std::vector<at::Tensor>& parameters) {
     const c10::NoGradGuard no_grad;
     std::vector<at::Tensor> all;
-    int64_t first_of = 0;
+    int64_t offset = 0;
     for (const auto& parameter : parameters) {
       all.push_back(parameter.flatten());
-      parts_.push_back({first_of, parameter.sizes().vec()});
-      first_of += parameter.numel();
+      parts_.push_back({offset, parameter.sizes().vec()});
+      offset += parameter.numel();
     }
     values = at::cat(all);
     first = at::zeros_like(values);
@@ -32,7 +32,7 @@ class Adam {
   // What `all` [n] has of the parameter i, in its shape: a view.
   at::Tensor part(const at::Tensor& all, size_t i) const {
     const auto numel = c10::multiply_integers(parts_[i].shape);
-    return all.narrow(0, parts_[i].first, numel).view(parts_[i].shape);
+    return all.narrow(0, parts_[i].offset, numel).view(parts_[i].shape);
   }
 
   // [n], of gradients in the parameters' order; 0 where there is none
@@ -62,11 +62,11 @@ class Adam {
   at::Tensor values, first, second;  // [n], fp32: the parameters and their moments
 
  private:
-  static constexpr int64_t kPiece = int64_t(1)
-                                    << 20;  // numbers that are updated at a time: what is made meanwhile is 4 MB
+  // Numbers that are updated at a time: what is made meanwhile takes 4 MB.
+  static constexpr int64_t kPiece = int64_t(1) << 20;
   static constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEps = 1e-8;
   struct Part {
-    int64_t first;
+    int64_t offset;
     std::vector<int64_t> shape;
   };
   std::vector<Part> parts_;

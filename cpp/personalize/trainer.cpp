@@ -248,7 +248,8 @@ Slope Trainer::slope(const TrainingDraw& draw, c10::function_ref<void(const Slop
 }
 
 Progress Trainer::step() {
-  const auto draw = next_ ? *std::exchange(next_, {}) : this->draw(done_);
+  const auto draw = ahead_ && ahead_->first == done_ ? std::move(ahead_->second) : this->draw(done_);
+  ahead_.reset();
   Progress progress;
   progress.phase = "step";
   progress.stage = model_.stage(draw.timesteps[0], request_.stages);
@@ -271,7 +272,7 @@ Progress Trainer::step() {
     }
   };
   slope(draw, learn, [this, next = done_ + 1] {
-    if (next < request_.steps) next_ = this->draw(next);
+    if (next < request_.steps) ahead_.emplace(next, this->draw(next));
   });
   progress.done = done_;
   progress.total = request_.steps;
@@ -310,7 +311,6 @@ void Trainer::restore(const TrainerState& state) {
     copy("second_moment." + name, adam_.part(adam_.second, i));
   }
   done_ = state.step;
-  next_.reset();
 }
 
 SubjectVectors Trainer::subject() const {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "engine.h"
@@ -30,7 +31,7 @@ struct TrainingLoss {
 // What a draw says about the parameters.
 struct Slope {
   at::Tensor losses;    // [3], fp32: total, reconstruction, attention
-  at::Tensor gradient;  // [n], of the total for all parameters; Trainer::part() has that of one
+  at::Tensor gradient;  // [n], of the total for all parameters together; Trainer::part() takes one's out
 };
 
 class Trainer {
@@ -83,7 +84,7 @@ class Trainer {
   std::vector<std::pair<std::string, at::Tensor>> parameters_;
   Adam adam_;
   int64_t done_ = 0;
-  std::optional<TrainingDraw> next_;  // what the next step draws, where a thread had time for it
+  std::optional<std::pair<int64_t, TrainingDraw>> ahead_;  // a step and what it draws, where a thread had time for it
 };
 
 // The whole job: steps, progress, yields, checkpoints. On cancellation the state so far is in `result`.

@@ -5,7 +5,6 @@
 #include <ATen/ATen.h>
 #include <c10/util/intrusive_ptr.h>
 
-#include <algorithm>
 #include <mutex>
 
 namespace swap {
@@ -17,8 +16,9 @@ class Arena : public c10::intrusive_ptr_target {
   // [n] of bfloat16, aligned to a cache line, not filled; its memory stays as long as the tensor. On any thread.
   at::Tensor take(int64_t n) {
     const std::lock_guard lock(mutex_);
-    if (!chunk_.defined() || used_ + n > chunk_.numel()) {
-      chunk_ = at::empty({std::max(n, kChunk)}, at::kBFloat16);
+    if (n > kChunk / 4) return at::empty({n}, at::kBFloat16);  // huge pages of its own
+    if (!chunk_.defined() || used_ + n > kChunk) {
+      chunk_ = at::empty({kChunk}, at::kBFloat16);
       used_ = 0;
     }
     const auto piece = chunk_.narrow(0, used_, n);

@@ -138,6 +138,11 @@ class BlockAllocator final : public c10::Allocator {
 
   // Lets go of blocks, those that have waited longest first, until `most` bytes are kept.
   void shrink(size_t most) {
+    if (most == 0) {
+      for (const auto& [size, block] : kept_) munmap(block.data, size);
+      kept_.clear();
+      use_.kept = 0;
+    }
     while (use_.kept > most) {
       const auto oldest = std::min_element(
           kept_.begin(), kept_.end(), [](const auto& a, const auto& b) { return a.second.since < b.second.since; });

@@ -27,10 +27,10 @@ class Shares {
 
   int64_t count() const { return count_; }
 
-  // Calls run(index, share) for each, at once, and then(), if none has failed: on the thread that is through last,
-  // which wakes nobody for it either. The one that is through first, where there are others, calls meanwhile().
-  // What is thread-local in LibTorch (whether gradients are wanted) is as it is here. The first exception is thrown
-  // again when all are through.
+  // Calls run(index, share) for each, at once, and then(), if no share has failed: on the thread that is through last,
+  // which wakes nobody for it either. The one that is through first, where there are others, calls meanwhile(); whether
+  // that fails, then() does not ask. What is thread-local in LibTorch (whether gradients are wanted) is as it is here.
+  // The first exception is thrown again when all are through.
   void run(
       c10::function_ref<void(int64_t index, Share share)> run, c10::function_ref<void()> then = [] {},
       c10::function_ref<void()> meanwhile = [] {}) const;

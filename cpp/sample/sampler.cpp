@@ -158,6 +158,7 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       ++calls_done;
       report("step", calls_done, calls_total);
     }
+    projections.clear();  // decoding needs the memory
     latents = latents / model.spec.vae.scaling_factor + model.spec.vae.shift_factor;
     for (int64_t k = 0; k < b; ++k) {
       const auto pixels = model.vae.decode(latents.narrow(0, k, 1), cancel)[0];

@@ -59,9 +59,6 @@ TEST_CASE("a convolution is LibTorch's, forth and back") {
       {3, 640, 736, 1, 2, 3, 1, 1},    // nearly all of the neighbourhood lies outside
       {1, 640, 736, 8, 8, 3, 2, 1},    // wide, but by steps of two
       {2, 640, 736, 16, 17, 3, 1, 1},  // wide, over too many pixels
-      {2, 4, 64, 9, 12, 3, 1, 1},      // from a few channels
-      {2, 64, 3, 9, 12, 3, 1, 1},      // to a few
-      {3, 9, 4, 5, 7, 1, 1, 0},        // both
   };
   for (const auto& c : cases) {
     compare(c, at::kFloat, 1e-5);

@@ -113,11 +113,6 @@ at::Tensor choose(const at::Tensor& condition, const at::Tensor& a, const at::Te
 
 at::Tensor& choose_into(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::Tensor& out) { return out; }
 
-at::Tensor& magnitude_into(const at::Tensor& x, at::Tensor& out) {
-  out.resize_(x.sizes());
-  return out;
-}
-
 using Three = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 Three group_norm(const at::Tensor& x, const std::optional<at::Tensor>&, const std::optional<at::Tensor>&, int64_t batch,
@@ -144,7 +139,6 @@ Three layer_norm_backward(const at::Tensor&, const at::Tensor& x, at::IntArrayRe
 }
 
 TORCH_LIBRARY_IMPL(aten, Meta, m) {
-  m.impl("abs.out", magnitude_into);
   m.impl("where.self", choose);
   m.impl("where.self_out", choose_into);
   m.impl("native_group_norm", group_norm);

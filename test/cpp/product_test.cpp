@@ -117,6 +117,9 @@ TEST_CASE("convolutions by our own kernel") {
            {2, 640, 1280, 16, 16, 3},  // very many
            {2, 96, 64, 5, 7, 1},
            {1, 320, 640, 33, 32, 1},
+           {2, 4, 64, 9, 12, 3},  // from a few channels
+           {2, 64, 3, 9, 12, 3},  // to a few
+           {3, 9, 4, 5, 7, 1},    // both
        }) {
     CAPTURE(c.in);
     CAPTURE(c.width);
@@ -254,4 +257,9 @@ TEST_CASE("products of other types and sizes are not taken") {
   CHECK_FALSE(swap::product_takes(random({40, 32}), random({32, 32}).t()));
   CHECK_FALSE(swap::product_takes(random({40, 32}), random({32, 33}).narrow(1, 0, 32)));
   CHECK_FALSE(swap::product_takes(random({40, 32}), random({32, 32}).to(at::kMeta)));
+  CHECK_FALSE(swap::product_takes(random({1, 4, 16, 16}), random({64, 4, 3, 3})));
+  CHECK_FALSE(swap::product_takes_picture(random({1, 4, 64, 64}), random({320, 4, 3, 3})));
+  CHECK_FALSE(swap::product_takes_picture(at::randn({1, 4, 16, 16}), at::randn({64, 4, 3, 3})));
+  CHECK(swap::product_takes_picture(random({1, 4, 16, 16}), random({64, 4, 3, 3})) == has_kernel());
+  CHECK(swap::product_takes_picture(random({4, 64, 16, 16}), random({4, 64, 3, 3})) == has_kernel());
 }

@@ -121,18 +121,26 @@ TEST_CASE("who is through first has time for something else, where there are oth
   for (const int threads : {1, 2, 3}) {
     const Threads set(threads);
     for (const auto& shares : {Shares::apart(3), Shares::whole(3)}) {
-      std::atomic<int> through{0}, meanwhile{0};
-      int then = 0;
-      shares.run([&](int64_t, Share) { ++through; }, [&] { ++then; },
-                 [&] {
-                   ++meanwhile;
-                   CHECK(through >= 1);
-                 });
+      std::atomic<int> then{0}, meanwhile{0};
+      shares.run([](int64_t, Share) {}, [&] { ++then; }, [&] { ++meanwhile; });
       CHECK(then == 1);
       CHECK(meanwhile == (shares.count() > 1 ? 1 : 0));
     }
   }
   const Threads set(2);
-  const auto fail = [] { throw std::runtime_error("meanwhile"); };
-  CHECK_THROWS_WITH(Shares::apart(2).run([](int64_t, Share) {}, [] {}, fail), "meanwhile");
+  std::atomic<int> then{0};
+  std::atomic<bool> begun{false};
+  // The second share is not through before somebody has time: else it would be for ever.
+  const auto wait = [&](int64_t index, Share) {
+    while (index == 1 && !begun) std::this_thread::yield();
+  };
+  const auto fail = [&] {
+    CHECK(then == 0);
+    begun = true;
+    throw std::runtime_error("meanwhile");
+  };
+  CHECK_THROWS_WITH(Shares::apart(2).run(
+                        wait, [&] { ++then; }, fail),
+                    "meanwhile");
+  CHECK(then == 1);
 }

@@ -3,6 +3,7 @@
 //
 // Usage: worker_stress [rounds] [seed]
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -167,6 +168,34 @@ void round(unsigned seed) {
   }
 }
 
+// Once a box is shut nobody is woken, though some are about to be.
+void shutting() {
+  std::atomic<bool> over{false};
+  std::atomic<int> late{0}, wakes{0};
+  Mailbox mailbox([&] {
+    ++wakes;
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    if (over) ++late;
+  });
+  std::vector<std::thread> posters;
+  for (int i = 0; i < 3; ++i) {
+    posters.emplace_back([&] {
+      while (!over) mailbox.post({1, Progress{}});
+    });
+  }
+  // A reader that is quick: the box is empty again and again, and several posters are about to wake it.
+  std::thread reader([&] {
+    while (!over) mailbox.take();
+  });
+  while (wakes < 20) std::this_thread::yield();
+  mailbox.shut();
+  over = true;
+  for (auto& poster : posters) poster.join();
+  reader.join();
+  expect(late == 0, "a reader was woken after its box was shut");
+  expect(!mailbox.take(), "a box that is shut is not empty");
+}
+
 // A generation that comes while a learning runs is done before that learning's end.
 void overtaking() {
   auto mailbox = std::make_shared<Mailbox>([] {});
@@ -232,6 +261,7 @@ int main(int count, char** arguments) {
   const unsigned seed = count > 2 ? static_cast<unsigned>(std::atoi(arguments[2])) : 1;
   flood();
   overtaking();
+  for (int i = 0; i < 20; ++i) shutting();
   for (int i = 0; i < rounds; ++i) round(seed + static_cast<unsigned>(i));
   std::printf("%d rounds, %d failures\n", rounds, failures);
   return failures == 0 ? 0 : 1;
