@@ -51,10 +51,10 @@ at::Tensor ControlNet::embed(const at::Tensor& image) const {
 
 void ControlNet::operator()(const at::Tensor& latents, const at::Tensor& timesteps, const at::Tensor& picture,
                             double scale, AttentionContext& context, Conditions& conditions) const {
-  const auto time = down_.time_embedding(timesteps, conditions, context.k_states.size(0));
+  const auto shifts = down_.time_shifts(down_.time_embedding(timesteps, conditions, context.k_states.size(0)));
   // A model for inpainting has mask and masked picture behind the latents.
   const auto x = down_.enter(latents.narrow(1, 0, spec_.unet.in_channels)) + picture;
-  const auto features = down_(x, time, context);
+  const auto features = down_(x, shifts, context);
   const auto add = [&](at::Tensor& sum, const at::Tensor& residual) {
     sum = sum.defined() ? sum + scale * residual : scale * residual;
   };

@@ -3,10 +3,11 @@
 namespace swap {
 
 at::Tensor run_pair(const ResnetBlock& resnet, const SpatialTransformer* transformer, const at::Tensor& x,
-                    const at::Tensor& time, AttentionContext& context) {
+                    const at::Tensor& shift, AttentionContext& context) {
   const auto block = [&](const at::Tensor& input, Steps* steps) {
     check(context.cancel, steps);
-    BlockResult result{resnet(input, time.narrow(0, 0, input.size(0)), steps), {}};
+    const auto own = shift.size(0) == 1 ? shift : shift.narrow(0, 0, input.size(0));
+    BlockResult result{resnet(input, own, steps), {}};
     if (transformer) result.y = (*transformer)(result.y, context, steps, result.losses);
     return result;
   };
@@ -18,8 +19,8 @@ at::Tensor run_pair(const ResnetBlock& resnet, const SpatialTransformer* transfo
   return y;
 }
 
-at::Tensor UNetBlock::run(size_t j, const at::Tensor& x, const at::Tensor& time, AttentionContext& context) const {
-  return run_pair(resnets[j], transformers.empty() ? nullptr : &transformers[j], x, time, context);
+at::Tensor UNetBlock::run(size_t j, const at::Tensor& x, const at::Tensor& shift, AttentionContext& context) const {
+  return run_pair(resnets[j], transformers.empty() ? nullptr : &transformers[j], x, shift, context);
 }
 
 at::Tensor UNetBlock::change_size(const at::Tensor& x) const {
@@ -70,20 +71,32 @@ DownPath::DownPath(const Scope& scope, const UNetSpec& spec) : spec_(spec), time
     // Without attention the middle is one resnet only (diffusers' UNetMidBlock2D as the U-Net builds it).
     mid_resnets_.emplace_back(middle / "resnets" / 1, in, in, time_width, groups, spec.norm_eps);
   }
+  resnets_ = static_cast<int64_t>(mid_resnets_.size());
+  for (const auto& block : down_) resnets_ += static_cast<int64_t>(block.resnets.size());
 }
 
 at::Tensor DownPath::enter(const at::Tensor& latents) const {
   return conv_in_(latents.to(dtype()).contiguous(at::MemoryFormat::ChannelsLast));
 }
 
-DownPath::Features DownPath::operator()(const at::Tensor& input, const at::Tensor& time,
+TimeShifts DownPath::time_shifts(const at::Tensor& embedding) const {
+  TimeShifts shifts;
+  for (const auto& block : down_) {
+    for (const auto& resnet : block.resnets) shifts.push_back(resnet.time(embedding));
+  }
+  for (const auto& resnet : mid_resnets_) shifts.push_back(resnet.time(embedding));
+  return shifts;
+}
+
+DownPath::Features DownPath::operator()(const at::Tensor& input, const TimeShifts& shifts,
                                         AttentionContext& context) const {
   const int64_t B = context.k_states.size(0);
+  auto shift = shifts.begin();
   auto x = input;
   std::vector<at::Tensor> skips{x};
   for (const auto& block : down_) {
     for (size_t j = 0; j < block.resnets.size(); ++j) {
-      x = block.run(j, x, time, context);
+      x = block.run(j, x, *shift++, context);
       skips.push_back(x);
     }
     if (block.resample.weight.defined()) {
@@ -91,8 +104,8 @@ DownPath::Features DownPath::operator()(const at::Tensor& input, const at::Tenso
       skips.push_back(x);
     }
   }
-  x = run_pair(mid_resnets_[0], mid_transformer_ ? &*mid_transformer_ : nullptr, repeat_to(x, B), time, context);
-  if (mid_transformer_) x = run_pair(mid_resnets_[1], nullptr, x, time, context);
+  x = run_pair(mid_resnets_[0], mid_transformer_ ? &*mid_transformer_ : nullptr, repeat_to(x, B), *shift++, context);
+  if (mid_transformer_) x = run_pair(mid_resnets_[1], nullptr, x, *shift++, context);
   for (auto& skip : skips) skip = repeat_to(skip, B);
   return {std::move(skips), x};
 }

@@ -12,10 +12,13 @@
 
 namespace swap {
 
-// A resnet and the transformer behind it, where there is one: a node of LibTorch's graph. x [B or b, C, h, w]; `time`
-// [B, ...] is the embedding after SiLU.
+// What the timestep adds to the features of every resnet, in the order of the forward pass: [B, channels], or
+// [1, channels] where it is the same for all samples.
+using TimeShifts = std::vector<at::Tensor>;
+
+// A resnet and the transformer behind it, where there is one: a node of LibTorch's graph. x [B or b, C, h, w].
 at::Tensor run_pair(const ResnetBlock& resnet, const SpatialTransformer* transformer, const at::Tensor& x,
-                    const at::Tensor& time, AttentionContext& context);
+                    const at::Tensor& shift, AttentionContext& context);
 
 // The resnets of one level, each with the transformer behind it, and what leads to the next level.
 struct UNetBlock {
@@ -24,7 +27,7 @@ struct UNetBlock {
   Conv2d resample;                               // undefined at the end of the line
 
   // x through the j-th resnet and transformer.
-  at::Tensor run(size_t j, const at::Tensor& x, const at::Tensor& time, AttentionContext& context) const;
+  at::Tensor run(size_t j, const at::Tensor& x, const at::Tensor& shift, AttentionContext& context) const;
   at::Tensor change_size(const at::Tensor& x) const;
 };
 
@@ -36,6 +39,8 @@ class DownPath {
   at::Tensor time_embedding(const at::Tensor& timesteps, const Conditions& conditions, int64_t B) const {
     return repeat_to(time_(timesteps, conditions), B);
   }
+  // Those of the resnets here.
+  TimeShifts time_shifts(const at::Tensor& embedding) const;
   // latents [B, in, h, w] fp32 -> [B, channels, h, w]
   at::Tensor enter(const at::Tensor& latents) const;
 
@@ -43,9 +48,10 @@ class DownPath {
     std::vector<at::Tensor> skips;  // in the order that they are made, that of `skip_channels`
     at::Tensor middle;
   };
-  // x [b, ...]: what `enter` gave, or that and a picture's embedding. `time` and the text states are [B, ...], B a
-  // multiple of b: up to the first cross-attention samples that differ in their words alone are one.
-  Features operator()(const at::Tensor& x, const at::Tensor& time, AttentionContext& context) const;
+  // x [b, ...]: what `enter` gave, or that and a picture's embedding. The text states are [B, ...], B a multiple of b:
+  // up to the first cross-attention samples that differ in their words alone are one. `shifts` may have more behind
+  // those of the resnets here.
+  Features operator()(const at::Tensor& x, const TimeShifts& shifts, AttentionContext& context) const;
 
   // Writes K of states [1, L, C] for every cross-attention layer here into `keys`.
   void cross_keys(const at::Tensor& states, ReferenceKeys& keys) const;
@@ -53,6 +59,8 @@ class DownPath {
   // Downsampling level of every cross-attention layer, in the order of the forward pass.
   const std::vector<int64_t>& layer_levels() const { return layer_levels_; }
   const std::vector<int64_t>& skip_channels() const { return skip_channels_; }
+  // How many resnets there are.
+  int64_t resnets() const { return resnets_; }
   at::ScalarType dtype() const { return conv_in_.weight.scalar_type(); }
 
  private:
@@ -65,6 +73,7 @@ class DownPath {
   std::vector<ResnetBlock> mid_resnets_;
   std::optional<SpatialTransformer> mid_transformer_;
   std::vector<int64_t> layer_levels_, skip_channels_;
+  int64_t resnets_ = 0;
 };
 
 }  // namespace swap

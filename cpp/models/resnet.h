@@ -8,7 +8,7 @@ namespace swap {
 struct ResnetBlock {
   GroupNorm norm1, norm2;
   Conv2d conv1, conv2;
-  Linear time;      // [B, time width] -> [B, out]; undefined in the VAE
+  Linear time;      // of the timestep's embedding [B, time width] after SiLU: the shift [B, out]; undefined in the VAE
   Conv2d shortcut;  // 1x1, where in != out
 
   ResnetBlock(const Scope& scope, int64_t in, int64_t out, int64_t time_width, int64_t groups, double eps)
@@ -20,12 +20,12 @@ struct ResnetBlock {
     if (in != out) shortcut = Conv2d(scope / "conv_shortcut", in, out, 1);
   }
 
-  // x [B, in, h, w], time_embedding [B, time width] after SiLU, which has no gradient, or undefined
-  at::Tensor operator()(const at::Tensor& x, const at::Tensor& time_embedding = {}, Steps* steps = nullptr) const {
+  // x [B, in, h, w]; shift [B or 1, out], which has no gradient, or undefined
+  at::Tensor operator()(const at::Tensor& x, const at::Tensor& shift = {}, Steps* steps = nullptr) const {
     const bool shortened = shortcut.weight.defined();
     if (steps) steps->fork();
     auto h = conv1(norm1.activated(x, steps), steps);
-    if (time.weight.defined()) h = sum_into(h, time(time_embedding).unsqueeze(-1).unsqueeze(-1));
+    if (shift.defined()) h = sum_into(h, shift.unsqueeze(-1).unsqueeze(-1));
     h = conv2(norm2.activated(h, steps), steps);
     if (steps) steps->join(shortened ? shortcut.way_back(x) : Steps::Step());
     return sum_into(h, shortened ? shortcut(x) : x);

@@ -60,21 +60,30 @@ UNet::UNet(const Scope& scope, const UNetSpec& spec) : spec_(spec), down_(scope,
   conv_out_ = Conv2d(scope / "conv_out", base, spec.out_channels, 3, 1, 1);
 }
 
-at::Tensor UNet::operator()(const at::Tensor& latents, const at::Tensor& timesteps, AttentionContext& context,
+TimeShifts UNet::time_shifts(const at::Tensor& timesteps, const Conditions& conditions, int64_t B) const {
+  const auto embedding = down_.time_embedding(timesteps, conditions, B);
+  auto shifts = down_.time_shifts(embedding);
+  for (const auto& block : up_) {
+    for (const auto& resnet : block.resnets) shifts.push_back(resnet.time(embedding));
+  }
+  return shifts;
+}
+
+at::Tensor UNet::operator()(const at::Tensor& latents, const TimeShifts& shifts, AttentionContext& context,
                             const Conditions& conditions) const {
   context.losses.assign(layer_levels_.size(), at::Tensor());
   if (context.projections) context.projections->resize(layer_levels_.size());
-  const auto time = down_.time_embedding(timesteps, conditions, context.k_states.size(0));
-  auto features = down_(down_.enter(latents), time, context);
+  auto features = down_(down_.enter(latents), shifts, context);
   add_residuals(features, conditions);
 
   auto& skips = features.skips;
+  auto shift = shifts.begin() + down_.resnets();
   auto x = std::move(features.middle);
   for (const auto& block : up_) {
     for (size_t j = 0; j < block.resnets.size(); ++j) {
       x = at::cat({x, skips.back()}, 1);
       skips.pop_back();
-      x = block.run(j, x, time, context);
+      x = block.run(j, x, *shift++, context);
     }
     if (block.resample.weight.defined()) {
       // To the size of the skip that comes next: twice, or twice less one where the latents' size was odd.

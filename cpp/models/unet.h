@@ -16,7 +16,15 @@ class UNet {
   // what comes before the first cross-attention is then computed once. (Not where `conditions` has states of a sample.)
   // context.losses is sized here; it is filled where context.reference asks for it.
   at::Tensor operator()(const at::Tensor& latents, const at::Tensor& timesteps, AttentionContext& context,
-                        const Conditions& conditions = {}) const;
+                        const Conditions& conditions = {}) const {
+    return (*this)(latents, time_shifts(timesteps, conditions, context.k_states.size(0)), context, conditions);
+  }
+  // With what time_shifts() says of the timesteps.
+  at::Tensor operator()(const at::Tensor& latents, const TimeShifts& shifts, AttentionContext& context,
+                        const Conditions& conditions) const;
+
+  // timesteps [b] -> [B, channels] for every resnet, B a multiple of b. Of `conditions`, what hangs on the timestep.
+  TimeShifts time_shifts(const at::Tensor& timesteps, const Conditions& conditions, int64_t B) const;
 
   // K of every cross-attention layer whose downsampling level is in `levels` (empty: all) for states [1, L, C].
   ReferenceKeys cross_keys(const at::Tensor& states, const std::vector<int64_t>& levels) const;

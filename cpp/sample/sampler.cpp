@@ -48,6 +48,20 @@ void check_numbers(const at::Tensor& values, const std::string& after) {
               "use dtype 'float32'; if that fails too, the model's weights or the subject's vectors are broken");
 }
 
+// By resnet, [steps, channels]. `scale`: the guidance scale, if the model is told.
+TimeShifts all_shifts(const DiffusionModel& model, const std::vector<double>& timesteps, double scale) {
+  const auto t = to_device(at::tensor(timesteps, at::TensorOptions().dtype(at::kFloat)), model.compute.device);
+  Conditions conditions;
+  if (scale != 0) conditions.guidance = at::full_like(t, scale - 1);
+  return model.unet.time_shifts(t, conditions, t.size(0));
+}
+
+TimeShifts of_step(const TimeShifts& all, int64_t step) {
+  TimeShifts shifts;
+  for (const auto& shift : all) shifts.push_back(shift.narrow(0, step, 1));
+  return shifts;
+}
+
 }  // namespace
 
 void generate(const DiffusionModel& model, const GenerateRequest& request, const Hooks& hooks, GenerateResult& result) {
@@ -108,6 +122,9 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
     const TextStates *before = nullptr, *unwanted_before = nullptr;
     at::Tensor k, v;
     std::vector<std::vector<CrossProjection>> projections(shares.count());
+    // What follows from the timesteps alone: of all of them at once, unless a prompt's pooled states hang on them.
+    const bool pools = model.spec.unet.pooled_width > 0;
+    const auto shifts = pools ? TimeShifts() : all_shifts(model, timesteps, told ? request.guidance_scale : 0);
 
     for (int64_t i = scheduler->begin(); i < static_cast<int64_t>(timesteps.size()); ++i) {
       const auto& states = prompt.at(timesteps[i]);
@@ -149,7 +166,8 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
         given.time_ids = some(conditions.time_ids);
         given.guidance = some(conditions.guidance);
         controls.add(i - scheduler->begin(), calls, some(noisy), some(t), context, given);
-        outputs[index] = model.unet(some(input), some(t), context, given);
+        outputs[index] = pools ? model.unet(some(input), some(t), context, given)
+                               : model.unet(some(input), of_step(shifts, i), context, given);
       });
       auto output = at::cat(outputs);
       if (guided) output = guide(output, request.guidance_scale, request.guidance_rescale);
