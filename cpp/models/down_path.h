@@ -39,7 +39,7 @@ class DownPath {
   at::Tensor time_embedding(const at::Tensor& timesteps, const Conditions& conditions, int64_t B) const {
     return repeat_to(time_(timesteps, conditions), B);
   }
-  // Those of the resnets here.
+  // What the embedding adds in the resnets here.
   TimeShifts time_shifts(const at::Tensor& embedding) const;
   // latents [B, in, h, w] fp32 -> [B, channels, h, w]
   at::Tensor enter(const at::Tensor& latents) const;
