@@ -6,7 +6,8 @@
  * Each round does every operation with ours and at once after it with each peer; a ratio is the median of the rounds'
  * own ratios, so that a machine that is slower for a while slows both. Weights are random and of full size. --quick has
  * one round for fp32 and three for bfloat16, of two steps each, and does not compare numbers of threads. Opening has
- * seven rounds at least, the embedded model's comparison of threads five times as many as others. Needs the built package; sets up the peers by itself.
+ * seven rounds at least, the embedded model's comparison of threads five times as many as others. Needs the built
+ * package; sets up the peers by itself.
  */
 import { createReadStream, existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'

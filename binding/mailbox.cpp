@@ -55,13 +55,12 @@ void Mailbox::shut() {
     shut_ = true;
     messages_.clear();
   }
-  std::lock_guard lock(waking_);  // for a wake that has begun
-  deaf_ = true;
+  std::lock_guard wait(waking_);  // for a wake that has begun
 }
 
 void Mailbox::wake() {
   std::lock_guard lock(waking_);
-  if (!deaf_) wake_();
+  if (!shut_) wake_();
 }
 
 }  // namespace swap::binding

@@ -5,6 +5,7 @@
 // never dropped.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -54,11 +55,10 @@ class Mailbox {
   // Of `wake_`, apart from the messages': the reader is awake, and wants them, before the poster is back from waking
   // it.
   std::mutex waking_;
-  bool deaf_ = false;
   std::mutex mutex_;  // of all below
   std::deque<Message> messages_;
-  size_t progress_ = 0;  // of the messages
-  bool shut_ = false;
+  size_t progress_ = 0;            // of the messages
+  std::atomic<bool> shut_{false};  // read by wake() with the other mutex
 };
 
 }  // namespace swap::binding

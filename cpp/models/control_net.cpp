@@ -54,7 +54,8 @@ void ControlNet::operator()(const at::Tensor& latents, const at::Tensor& timeste
   const auto shifts = down_.time_shifts(down_.time_embedding(timesteps, conditions, context.k_states.size(0)));
   // A model for inpainting has mask and masked picture behind the latents.
   const auto x = down_.enter(latents.narrow(1, 0, spec_.unet.in_channels)) + picture;
-  const auto features = down_(x, shifts, context);
+  auto shift = shifts.begin();
+  const auto features = down_(x, shift, context);
   const auto add = [&](at::Tensor& sum, const at::Tensor& residual) {
     sum = sum.defined() ? sum + scale * residual : scale * residual;
   };

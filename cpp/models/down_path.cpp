@@ -71,8 +71,6 @@ DownPath::DownPath(const Scope& scope, const UNetSpec& spec) : spec_(spec), time
     // Without attention the middle is one resnet only (diffusers' UNetMidBlock2D as the U-Net builds it).
     mid_resnets_.emplace_back(middle / "resnets" / 1, in, in, time_width, groups, spec.norm_eps);
   }
-  resnets_ = static_cast<int64_t>(mid_resnets_.size());
-  for (const auto& block : down_) resnets_ += static_cast<int64_t>(block.resnets.size());
 }
 
 at::Tensor DownPath::enter(const at::Tensor& latents) const {
@@ -88,10 +86,9 @@ TimeShifts DownPath::time_shifts(const at::Tensor& embedding) const {
   return shifts;
 }
 
-DownPath::Features DownPath::operator()(const at::Tensor& input, const TimeShifts& shifts,
+DownPath::Features DownPath::operator()(const at::Tensor& input, TimeShifts::const_iterator& shift,
                                         AttentionContext& context) const {
   const int64_t B = context.k_states.size(0);
-  auto shift = shifts.begin();
   auto x = input;
   std::vector<at::Tensor> skips{x};
   for (const auto& block : down_) {

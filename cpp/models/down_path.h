@@ -49,9 +49,9 @@ class DownPath {
     at::Tensor middle;
   };
   // x [b, ...]: what `enter` gave, or that and a picture's embedding. The text states are [B, ...], B a multiple of b:
-  // up to the first cross-attention samples that differ in their words alone are one. `shifts` may have more behind
-  // those of the resnets here.
-  Features operator()(const at::Tensor& x, const TimeShifts& shifts, AttentionContext& context) const;
+  // up to the first cross-attention samples that differ in their words alone are one. `shift` is that of the first
+  // resnet here, and afterwards behind that of the last.
+  Features operator()(const at::Tensor& x, TimeShifts::const_iterator& shift, AttentionContext& context) const;
 
   // Writes K of states [1, L, C] for every cross-attention layer here into `keys`.
   void cross_keys(const at::Tensor& states, ReferenceKeys& keys) const;
@@ -59,8 +59,6 @@ class DownPath {
   // Downsampling level of every cross-attention layer, in the order of the forward pass.
   const std::vector<int64_t>& layer_levels() const { return layer_levels_; }
   const std::vector<int64_t>& skip_channels() const { return skip_channels_; }
-  // How many resnets there are.
-  int64_t resnets() const { return resnets_; }
   at::ScalarType dtype() const { return conv_in_.weight.scalar_type(); }
 
  private:
@@ -73,7 +71,6 @@ class DownPath {
   std::vector<ResnetBlock> mid_resnets_;
   std::optional<SpatialTransformer> mid_transformer_;
   std::vector<int64_t> layer_levels_, skip_channels_;
-  int64_t resnets_ = 0;
 };
 
 }  // namespace swap

@@ -44,14 +44,14 @@ at::Tensor with_channels(const at::Tensor& x, int64_t n) {
 }
 
 // [out, in] or [out, in, k, k] as [rows][taps][channels], from either end.
-void set_weight(Product& p, const at::Tensor& weight, bool transposed) {
+void set_channels(Product& p, const at::Tensor& weight, bool transposed) {
   p.taps = weight.dim() == 4 ? weight.size(2) * weight.size(3) : 1;
   p.transposed = transposed;
   p.outputs = cpu::round_up(weight.size(transposed ? 1 : 0), cpu::kGroup);
   p.depth = cpu::round_up(weight.size(transposed ? 0 : 1), cpu::kChannels);
 }
 
-void set_data(Product& p, const at::Tensor& wide) {
+void set_weight(Product& p, const at::Tensor& wide) {
   p.weight = wide.const_data_ptr();
   p.weight_row = wide.stride(0);
   p.weight_tap = wide.size(1);
@@ -65,6 +65,8 @@ void set_picture(Product& p, at::IntArrayRef shape) {
   if (p.taps == 1) return set_matrix(p, shape[0] * shape[2] * shape[3]);
   p.samples = shape[0], p.height = shape[2], p.width = shape[3], p.pixels = p.height * p.width;
 }
+
+int64_t operations(const Product& p) { return 2 * p.samples * p.pixels * p.taps * p.depth * p.outputs; }
 
 // Cuts the picture into at least about `wanted` blocks of at most about kPackedBytes, but not finer than two tiles.
 void set_blocks(Product& p, int64_t wanted) {
@@ -109,8 +111,8 @@ void run(Product& p, const at::Tensor& weight, const PackedWeights::Ptr& packed)
   const auto& kernel = *cpu::product_kernels().front();
   const auto* const kept = packed && kernel.asks_ahead ? packed->get(p, weight, kernel) : nullptr;
   const auto wide = kept ? at::Tensor() : widened(weight);
-  if (!kept) set_data(p, wide);
-  const bool serial = 2 * p.samples * p.pixels * p.taps * p.depth * p.outputs < kSerial;
+  if (!kept) set_weight(p, wide);
+  const bool serial = operations(p) < kSerial;
   const int64_t workers = serial ? 1 : cpu::worker_count(std::numeric_limits<int64_t>::max());
   const auto each = [&](int64_t items, c10::function_ref<void(int64_t, int64_t)> work) {
     if (!serial) return cpu::run_parallel(items, work);
@@ -174,7 +176,7 @@ at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   SWAP_RECORD("swap::linear", x, weight);
   const auto dense = x.contiguous();
   Product p;
-  set_weight(p, weight, transposed);
+  set_channels(p, weight, transposed);
   TORCH_CHECK(x.size(-1) == p.depth, "rows of ", x.size(-1), " for weights of ", p.depth);
   set_matrix(p, dense.numel() / p.depth);
   p.gated = gated;
@@ -189,7 +191,7 @@ at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   const int64_t in = weight.size(transposed ? 0 : 1), out = weight.size(transposed ? 1 : 0);
   TORCH_CHECK(x.dim() == 4 && x.size(1) == in, "a picture of ", x.sizes(), " for weights of ", in);
   Product p;
-  set_weight(p, weight, transposed);
+  set_channels(p, weight, transposed);
   const auto dense = with_channels(x, p.depth);
   set_picture(p, dense.sizes());
   const auto y =
@@ -213,7 +215,7 @@ const at::BFloat16* PackedWeights::get(Product p, const at::Tensor& weight, cons
   const std::lock_guard lock(mutex_);
   if (!packed.defined()) {
     const auto wide = widened(weight);
-    set_data(p, wide);
+    set_weight(p, wide);
     const int64_t groups = p.outputs / cpu::kGroup;
     packed = arena_->take(groups * cpu::group_size(p));
     kernel.pack_weights(p, 0, groups, packed.mutable_data_ptr());
@@ -231,9 +233,10 @@ bool product_takes(const at::Tensor& x, const at::Tensor& weight) {
 
 bool product_takes_picture(const at::Tensor& x, const at::Tensor& weight) {
   if (divided(weight)) return product_takes(x, weight);
-  const int64_t wide = cpu::round_up(weight.size(0), cpu::kGroup) * cpu::round_up(weight.size(1), cpu::kGroup);
-  const int64_t operations = 2 * x.size(0) * x.size(2) * x.size(3) * weight.size(2) * weight.size(3) * wide;
-  return operations < kSerial && weight.is_contiguous(at::MemoryFormat::ChannelsLast) && takes_type(x, weight);
+  Product p;
+  set_channels(p, weight, false);
+  set_picture(p, x.sizes());
+  return operations(p) < kSerial && weight.is_contiguous(at::MemoryFormat::ChannelsLast) && takes_type(x, weight);
 }
 
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated,

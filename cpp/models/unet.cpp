@@ -73,11 +73,11 @@ at::Tensor UNet::operator()(const at::Tensor& latents, const TimeShifts& shifts,
                             const Conditions& conditions) const {
   context.losses.assign(layer_levels_.size(), at::Tensor());
   if (context.projections) context.projections->resize(layer_levels_.size());
-  auto features = down_(down_.enter(latents), shifts, context);
+  auto shift = shifts.begin();
+  auto features = down_(down_.enter(latents), shift, context);
   add_residuals(features, conditions);
 
   auto& skips = features.skips;
-  auto shift = shifts.begin() + down_.resnets();
   auto x = std::move(features.middle);
   for (const auto& block : up_) {
     for (size_t j = 0; j < block.resnets.size(); ++j) {
