@@ -6,8 +6,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <limits>
+#include <utility>
 
 #include "cpu/kernel.h"
+#include "cpu/team.h"
 
 #ifdef __SSE2__
 #include <immintrin.h>
@@ -27,21 +31,70 @@ class FlushDenormals {
 #endif
 };
 
+// On a machine that has other work for its cores helpers cost more than they give: a job that was held up by one is
+// followed by some without, for 50 ms, and for twice as long each time that the next one with helpers is held up as
+// well.
+class Solitude {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  bool now() const { return Clock::now().time_since_epoch().count() < until_; }
+
+  // After a job with helpers.
+  void judge(bool held_up) {
+    if (!held_up) {
+      length_ = kShortest;
+      return;
+    }
+    const int64_t length = length_;
+    until_ = Clock::now().time_since_epoch().count() + length;
+    length_ = std::min(2 * length, kLongest);
+  }
+
+ private:
+  // Ticks of the clock.
+  static constexpr int64_t kShortest = Clock::duration(std::chrono::milliseconds(50)).count();
+  static constexpr int64_t kLongest = 32 * kShortest;
+
+  std::atomic<int64_t> until_{0}, length_{kShortest};
+};
+
+Solitude solitude;
+
+// LibTorch's loops end when all threads are there; those that the system has put aside take milliseconds.
+constexpr auto kJoining = std::chrono::microseconds(200);
+
+thread_local Team* team = nullptr;  // that this thread leads
+
+// That this thread leads another one, or none.
+class Leading {
+ public:
+  explicit Leading(Team* own) : before_(std::exchange(team, own)) {}
+  ~Leading() {
+    if (team) team->end();
+    team = before_;
+  }
+
+ private:
+  Team* const before_;
+};
+
+// Helpers at most, with the leader: each of them looks at every loop, and more than two threads were not measured.
+constexpr int64_t kLargestTeam = 4;
+
 }  // namespace
 
 int64_t worker_count(int64_t items) {
-  if (at::in_parallel_region()) return 1;
-  return std::max<int64_t>(1, std::min<int64_t>(items, at::get_num_threads()));
+  const int64_t threads = team ? team->size() : at::in_parallel_region() ? 1 : at::get_num_threads();
+  return std::max<int64_t>(1, std::min(items, threads));
 }
+
+bool in_team() { return team != nullptr; }
 
 namespace {
 
-void run_by(int64_t workers, int64_t items, c10::function_ref<void(int64_t, int64_t)> run) {
-  std::atomic<int64_t> next{0};
-  const auto work = [&](int64_t worker) {
-    const FlushDenormals flush;
-    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) run(item, worker);
-  };
+// work(worker) for each of them, at once, on LibTorch's threads; the first one on this thread.
+void run_workers(int64_t workers, c10::function_ref<void(int64_t)> work) {
   if (workers == 1) {
     work(0);
     return;
@@ -65,9 +118,18 @@ void run_by(int64_t workers, int64_t items, c10::function_ref<void(int64_t, int6
       1);
 }
 
+void run_by(int64_t workers, int64_t items, c10::function_ref<void(int64_t, int64_t)> run) {
+  std::atomic<int64_t> next{0};
+  run_workers(workers, [&](int64_t worker) {
+    const FlushDenormals flush;
+    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) run(item, worker);
+  });
+}
+
 }  // namespace
 
 void run_parallel(int64_t items, c10::function_ref<void(int64_t, int64_t)> run) {
+  if (team) return team->run(items, run);
   run_by(worker_count(items), items, run);
 }
 
@@ -79,10 +141,45 @@ void run_rows(int64_t rows, int64_t width, c10::function_ref<void(int64_t)> run)
 }
 
 void run_apart(int64_t items, c10::function_ref<void(int64_t)> run) {
-  // Within a loop of LibTorch's threads there are no others. A loop needs two of them, so for one item a second thread
-  // is woken, once; either may take it.
-  const int64_t workers = worker_count(std::max<int64_t>(items, 2));
-  run_by(workers, items, [&](int64_t item, int64_t) { run(item); });
+  // A loop needs two of LibTorch's threads: for one item a second one is woken, once, and either may take it. Within
+  // another loop there are no others.
+  const int64_t workers = in_team() ? 1 : worker_count(std::max<int64_t>(items, 2));
+  run_by(workers, items, [&](int64_t item, int64_t) {
+    const Leading nobody(nullptr);
+    run(item);
+  });
+}
+
+void run_led(c10::function_ref<void()> lead, int64_t items, c10::function_ref<void(int64_t)> run) {
+  const bool alone = solitude.now();
+  const int64_t threads = in_team() ? 1 : worker_count(std::numeric_limits<int64_t>::max());
+  // Alone, it is a loop of LibTorch's threads all the same: its operators are not divided then, so that the same
+  // numbers come out.
+  const int64_t workers = alone && items == 0 ? std::min<int64_t>(2, threads) : threads;
+  Team own(alone ? 1 : std::min(workers, kLargestTeam));
+  std::atomic<int64_t> next{0};
+  Solitude::Clock::time_point through;
+  run_workers(workers, [&](int64_t worker) {
+    const FlushDenormals flush;
+    if (worker == 0) {
+      const Leading leading(&own);
+      try {
+        lead();
+      } catch (...) {
+        next = items;
+        throw;
+      }
+      through = Solitude::Clock::now();
+    } else if (worker < own.size()) {
+      own.help();
+    } else if (items > 0) {
+      own.wait();
+    }
+    const Leading nobody(nullptr);
+    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) run(item);
+  });
+  if (own.size() == 1) return;
+  solitude.judge(own.was_held_up() || (items == 0 && Solitude::Clock::now() - through > kJoining));
 }
 
 }  // namespace swap::cpu

@@ -55,7 +55,7 @@ void ControlNet::operator()(const at::Tensor& latents, const at::Tensor& timeste
   // A model for inpainting has mask and masked picture behind the latents.
   const auto x = down_.enter(latents.narrow(1, 0, spec_.unet.in_channels)) + picture;
   auto shift = shifts.begin();
-  const auto features = down_(x, shift, context);
+  const auto features = down_(down_.wordless(x, shifts, context.cancel), shift, context);
   const auto add = [&](at::Tensor& sum, const at::Tensor& residual) {
     sum = sum.defined() ? sum + scale * residual : scale * residual;
   };

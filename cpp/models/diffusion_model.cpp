@@ -3,16 +3,22 @@
 #include <algorithm>
 #include <cmath>
 
+#include "models/product.h"
 #include "sample/noise_schedule.h"
 
 namespace swap {
 namespace {
 
-// Numbers of an activation at the U-Net's first level, of one row, up to which threads work on shares of a batch.
-// Measured with the embedded model on two cores: guided, 128 x 128 pixels (16,384) took half as long so, 256 x 256
-// (65,536) 0.6 times, 512 x 512 0.9 times; one row alone 0.65 and 0.9 times, from 384 x 384 on longer. So where threads
-// are left without a row the limit is lower; more than two threads were not measured.
-constexpr int64_t kSmallRow = 1 << 17, kLeastSmallRow = 1 << 15;
+// Numbers of an activation at the U-Net's first level, of one row, up to which threads work on shares of a batch: the
+// embedded model up to 1024 x 1024 pixels. Measured with it on two cores, as times of what the layers' own division
+// takes: guided, 128 x 128 pixels (16,384) 0.5, 384 x 384 0.73, 512 x 512 0.87, 768 x 768 0.95; one row alone, in which
+// the second thread helps, 0.68 at 384 x 384, 0.81, 0.94. More than two threads were not measured: where some are left
+// without a row the limit is lower.
+constexpr int64_t kSmallRow = 1 << 20;
+// The same of a picture that is decoded: 0.8 at 128 x 128, 0.97 at 320 x 320 (102,400), 1.04 at 384 x 384.
+constexpr int64_t kSmallPicture = 1 << 17;
+// Rows where products are not our own, since LibTorch's are not divided in a share, and rows that leave threads idle.
+constexpr int64_t kSmallSerial = 1 << 17, kLeastSmallSerial = 1 << 15;
 
 std::vector<TextEncoder> read_text_encoders(WeightStore& store, const ModelSpec& spec) {
   std::vector<TextEncoder> encoders;
@@ -61,9 +67,23 @@ int64_t DiffusionModel::pooling_encoder() const {
 }
 
 Shares DiffusionModel::shares(int64_t rows, int64_t height, int64_t width) const {
-  const int64_t numbers = height * width * spec.unet.levels[0].channels, threads = compute.threads;
-  const int64_t limit = rows < threads ? std::max(kSmallRow * rows / threads, kLeastSmallRow) : kSmallRow;
-  return small && compute.device.is_cpu() && numbers <= limit ? Shares::apart(rows) : Shares::whole(rows);
+  const int64_t threads = compute.threads;
+  const bool own = has_products(compute.dtype);
+  int64_t limit = own ? kSmallRow : kSmallSerial;
+  if (rows < threads) {
+    limit = own && rows == 1 ? 2 * kSmallRow / threads : std::max(kSmallSerial * rows / threads, kLeastSmallSerial);
+  }
+  return is_small(height, width, limit) ? Shares::apart(rows) : Shares::whole(rows);
+}
+
+Shares DiffusionModel::decoding(int64_t height, int64_t width) const {
+  const bool led =
+      has_products(compute.dtype) && is_small(height, width, 2 * kSmallPicture / std::max<int64_t>(compute.threads, 2));
+  return led ? Shares::apart(1) : Shares::whole(1);
+}
+
+bool DiffusionModel::is_small(int64_t height, int64_t width, int64_t limit) const {
+  return small && compute.device.is_cpu() && height * width * spec.unet.levels[0].channels <= limit;
 }
 
 int64_t DiffusionModel::stage(double timestep, int64_t stages) const {

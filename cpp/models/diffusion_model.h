@@ -40,9 +40,14 @@ struct DiffusionModel {
   // How a batch for the U-Net is divided, `rows` latents of `height` x `width`: as a whole where the model or its
   // activations are large enough to keep all threads busy by themselves.
   Shares shares(int64_t rows, int64_t height, int64_t width) const;
+  // The same for the VAE's decoder, which takes one picture at a time.
+  Shares decoding(int64_t height, int64_t width) const;
 
   // Stage of a timestep for a subject of S stages: stage 0 has the least noise.
   int64_t stage(double timestep, int64_t stages) const;
+
+ private:
+  bool is_small(int64_t height, int64_t width, int64_t limit) const;
 };
 
 }  // namespace swap

@@ -2,29 +2,51 @@
 
 namespace swap {
 
-at::Tensor run_pair(const ResnetBlock& resnet, const SpatialTransformer* transformer, const at::Tensor& x,
-                    const at::Tensor& shift, AttentionContext& context) {
-  const auto block = [&](const at::Tensor& input, Steps* steps) {
-    check(context.cancel, steps);
-    const auto own = shift.size(0) == 1 ? shift : shift.narrow(0, 0, input.size(0));
-    BlockResult result{resnet(input, own, steps), {}};
-    if (transformer) result.y = (*transformer)(result.y, context, steps, result.losses);
-    return result;
-  };
-  if (!transformer) return as_node(block, x).y;
+namespace {
+
+at::Tensor run_resnet(const ResnetBlock& resnet, const at::Tensor& x, const at::Tensor& shift, Steps* steps) {
+  return resnet(x, shift.size(0) == 1 ? shift : shift.narrow(0, 0, x.size(0)), steps);
+}
+
+// What ends with a transformer, as a node.
+at::Tensor run_node(const Block& block, const SpatialTransformer& transformer, const at::Tensor& x,
+                    AttentionContext& context) {
   const auto [y, losses] = as_node(block, x, context.k_states, context.v_states);
   for (size_t i = 0; i < losses.size(); ++i) {
-    if (losses[i].defined()) context.losses.at(transformer->first_layer() + i) = losses[i];
+    if (losses[i].defined()) context.losses.at(transformer.first_layer() + i) = losses[i];
   }
   return y;
 }
 
-at::Tensor UNetBlock::run(size_t j, const at::Tensor& x, const at::Tensor& shift, AttentionContext& context) const {
-  return run_pair(resnets[j], transformers.empty() ? nullptr : &transformers[j], x, shift, context);
+}  // namespace
+
+at::Tensor run_pair(const ResnetBlock& resnet, const SpatialTransformer* transformer, const at::Tensor& x,
+                    const at::Tensor& shift, AttentionContext& context) {
+  const auto block = [&](const at::Tensor& input, Steps* steps) {
+    check(context.cancel, steps);
+    BlockResult result{run_resnet(resnet, input, shift, steps), {}};
+    if (transformer) result.y = (*transformer)(result.y, {}, context, steps, result.losses);
+    return result;
+  };
+  return transformer ? run_node(block, *transformer, x, context) : as_node(block, x).y;
 }
 
-at::Tensor UNetBlock::change_size(const at::Tensor& x) const {
-  return as_node([&](const at::Tensor& input, Steps* steps) { return BlockResult{resample(input, steps), {}}; }, x).y;
+at::Tensor change_size(const Conv2d& resample, const at::Tensor& x) {
+  const auto block = [&](const at::Tensor& input, Steps* steps) { return BlockResult{resample(input, steps), {}}; };
+  // Without padding, one row and column of zeros at the far side, as in the original.
+  return as_node(block, resample.padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x).y;
+}
+
+Wordless Wordless::of(Share share, int64_t B) const {
+  if (share.count == B) return *this;
+  const auto some = [&](const at::Tensor& all) {
+    if (!all.defined()) return all;
+    const int64_t b = all.size(0), first = share.first % b;
+    return first + share.count <= b ? all.narrow(0, first, share.count) : share.of(repeat_to(all, B));
+  };
+  Wordless result{{}, some(x), some(rows)};
+  for (const auto& skip : skips) result.skips.push_back(some(skip));
+  return result;
 }
 
 SpatialTransformer DownPath::transformer(const Scope& scope, int64_t channels, int64_t heads, int64_t depth,
@@ -46,21 +68,22 @@ DownPath::DownPath(const Scope& scope, const UNetSpec& spec) : spec_(spec), time
   for (int64_t i = 0; i < count; ++i) {
     const auto& level = levels[i];
     const Scope at_level = scope / "down_blocks" / i;
-    UNetBlock block;
     for (int64_t j = 0; j < level.layers; ++j) {
-      block.resnets.emplace_back(at_level / "resnets" / j, in, level.channels, time_width, groups, spec.norm_eps);
+      Stage stage;
+      stage.resnet.emplace(at_level / "resnets" / j, in, level.channels, time_width, groups, spec.norm_eps);
       in = level.channels;
       if (level.down_attention) {
-        block.transformers.push_back(
+        stage.transformer.emplace(
             transformer(at_level / "attentions" / j, in, level.heads, level.transformer_layers, i));
       }
+      stages_.push_back(std::move(stage));
       skip_channels_.push_back(in);
     }
     if (i + 1 < count) {
-      block.resample = Conv2d(at_level / "downsamplers" / 0 / "conv", in, in, 3, 2, spec.downsample_padding);
+      stages_.push_back(
+          {{}, {}, Conv2d(at_level / "downsamplers" / 0 / "conv", in, in, 3, 2, spec.downsample_padding)});
       skip_channels_.push_back(in);
     }
-    down_.push_back(std::move(block));
   }
 
   const Scope middle = scope / "mid_block";
@@ -79,27 +102,52 @@ at::Tensor DownPath::enter(const at::Tensor& latents) const {
 
 TimeShifts DownPath::time_shifts(const at::Tensor& embedding) const {
   TimeShifts shifts;
-  for (const auto& block : down_) {
-    for (const auto& resnet : block.resnets) shifts.push_back(resnet.time(embedding));
+  for (const auto& stage : stages_) {
+    if (stage.resnet) shifts.push_back(stage.resnet->time(embedding));
   }
   for (const auto& resnet : mid_resnets_) shifts.push_back(resnet.time(embedding));
   return shifts;
 }
 
-DownPath::Features DownPath::operator()(const at::Tensor& input, TimeShifts::const_iterator& shift,
+Wordless DownPath::wordless(const at::Tensor& x, const TimeShifts& shifts, const Cancel& cancel) const {
+  Wordless result{{x}, x, {}};
+  auto shift = shifts.begin();
+  for (const auto& stage : stages_) {
+    cancel.check();
+    result.x =
+        stage.resnet ? run_resnet(*stage.resnet, result.x, *shift++, nullptr) : change_size(stage.resample, result.x);
+    if (stage.transformer) {
+      result.rows = stage.transformer->begin(result.x, cancel);
+      break;
+    }
+    result.skips.push_back(result.x);
+  }
+  return result;
+}
+
+DownPath::Features DownPath::operator()(Wordless begun, TimeShifts::const_iterator& shift,
                                         AttentionContext& context) const {
   const int64_t B = context.k_states.size(0);
-  auto x = input;
-  std::vector<at::Tensor> skips{x};
-  for (const auto& block : down_) {
-    for (size_t j = 0; j < block.resnets.size(); ++j) {
-      x = block.run(j, x, *shift++, context);
-      skips.push_back(x);
+  auto x = std::move(begun.x);
+  auto skips = std::move(begun.skips);
+  const size_t made = skips.size();
+  for (size_t i = 0; i < stages_.size(); ++i) {
+    const auto& stage = stages_[i];
+    const auto now = stage.resnet ? shift++ : shift;
+    // The first skip connection is what came in, each stage adds one.
+    if (i + 1 < made) continue;
+    const auto* transformer = stage.transformer ? &*stage.transformer : nullptr;
+    if (i + 1 == made && begun.rows.defined()) {
+      const auto block = [&](const at::Tensor& input, Steps* steps) {
+        BlockResult result;
+        result.y = (*transformer)(input, begun.rows, context, steps, result.losses);
+        return result;
+      };
+      x = run_node(block, *transformer, x, context);
+    } else {
+      x = stage.resnet ? run_pair(*stage.resnet, transformer, x, *now, context) : change_size(stage.resample, x);
     }
-    if (block.resample.weight.defined()) {
-      x = block.change_size(block.resample.padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x);
-      skips.push_back(x);
-    }
+    skips.push_back(x);
   }
   x = run_pair(mid_resnets_[0], mid_transformer_ ? &*mid_transformer_ : nullptr, repeat_to(x, B), *shift++, context);
   if (mid_transformer_) x = run_pair(mid_resnets_[1], nullptr, x, *shift++, context);
@@ -108,8 +156,8 @@ DownPath::Features DownPath::operator()(const at::Tensor& input, TimeShifts::con
 }
 
 void DownPath::cross_keys(const at::Tensor& states, ReferenceKeys& keys) const {
-  for (const auto& block : down_) {
-    for (const auto& transformer : block.transformers) transformer.cross_keys(states, keys);
+  for (const auto& stage : stages_) {
+    if (stage.transformer) stage.transformer->cross_keys(states, keys);
   }
   if (mid_transformer_) mid_transformer_->cross_keys(states, keys);
 }

@@ -9,6 +9,7 @@
 #include "models/resnet.h"
 #include "models/time_embedding.h"
 #include "models/transformer.h"
+#include "runtime/shares.h"
 
 namespace swap {
 
@@ -16,19 +17,21 @@ namespace swap {
 // [1, channels] where it is the same for all samples.
 using TimeShifts = std::vector<at::Tensor>;
 
-// A resnet and the transformer behind it, where there is one: a node of LibTorch's graph. x [B or b, C, h, w].
+// A resnet and the transformer behind it, where there is one: a node of LibTorch's graph. x [B, C, h, w].
 at::Tensor run_pair(const ResnetBlock& resnet, const SpatialTransformer* transformer, const at::Tensor& x,
                     const at::Tensor& shift, AttentionContext& context);
 
-// The resnets of one level, each with the transformer behind it, and what leads to the next level.
-struct UNetBlock {
-  std::vector<ResnetBlock> resnets;
-  std::vector<SpatialTransformer> transformers;  // one behind each resnet, or none
-  Conv2d resample;                               // undefined at the end of the line
+// A convolution from one level to the next, a node as well.
+at::Tensor change_size(const Conv2d& resample, const at::Tensor& x);
 
-  // x through the j-th resnet and transformer.
-  at::Tensor run(size_t j, const at::Tensor& x, const at::Tensor& shift, AttentionContext& context) const;
-  at::Tensor change_size(const at::Tensor& x) const;
+// What a U-Net computes before its first cross-attention, and what no word reaches: [b, ...] each.
+struct Wordless {
+  std::vector<at::Tensor> skips;  // those that are made until then
+  at::Tensor x;                   // what comes behind them
+  at::Tensor rows;                // how far the transformer has come that takes `x`; undefined: the middle takes it
+
+  // Rows of the batch of B that this stands for again and again.
+  Wordless of(Share share, int64_t B) const;
 };
 
 class DownPath {
@@ -44,14 +47,18 @@ class DownPath {
   // latents [B, in, h, w] fp32 -> [B, channels, h, w]
   at::Tensor enter(const at::Tensor& latents) const;
 
+  // What comes before the first cross-attention, and hangs on no word. x [b, ...]: what `enter` gave, or that and a
+  // picture's embedding.
+  Wordless wordless(const at::Tensor& x, const TimeShifts& shifts, const Cancel& cancel) const;
+
   struct Features {
     std::vector<at::Tensor> skips;  // in the order that they are made, that of `skip_channels`
     at::Tensor middle;
   };
-  // x [b, ...]: what `enter` gave, or that and a picture's embedding. The text states are [B, ...], B a multiple of b:
-  // up to the first cross-attention samples that differ in their words alone are one. `shift` is that of the first
-  // resnet here, and afterwards behind that of the last.
-  Features operator()(const at::Tensor& x, TimeShifts::const_iterator& shift, AttentionContext& context) const;
+  // What follows. Of `begun` there are b samples, of text states B, a multiple of b: up to the first cross-attention
+  // samples that differ in their words alone are one. `shift` is that of the first resnet here, and afterwards behind
+  // that of the last.
+  Features operator()(Wordless begun, TimeShifts::const_iterator& shift, AttentionContext& context) const;
 
   // Writes K of states [1, L, C] for every cross-attention layer here into `keys`.
   void cross_keys(const at::Tensor& states, ReferenceKeys& keys) const;
@@ -64,10 +71,17 @@ class DownPath {
  private:
   SpatialTransformer transformer(const Scope& scope, int64_t channels, int64_t heads, int64_t depth, int64_t level);
 
+  // Each gives a skip connection.
+  struct Stage {
+    std::optional<ResnetBlock> resnet;
+    std::optional<SpatialTransformer> transformer;  // behind the resnet
+    Conv2d resample;                                // in place of both
+  };
+
   UNetSpec spec_;
   TimeEmbedding time_;
   Conv2d conv_in_;
-  std::vector<UNetBlock> down_;
+  std::vector<Stage> stages_;
   std::vector<ResnetBlock> mid_resnets_;
   std::optional<SpatialTransformer> mid_transformer_;
   std::vector<int64_t> layer_levels_, skip_channels_;

@@ -15,8 +15,9 @@ using cpu::Product;
 
 // Of the second cache, for the factor that a thread packs for itself: the other one passes by it.
 constexpr int64_t kPackedBytes = 640 << 10;
-// Operations of a product that is not worth waking a thread for.
-constexpr int64_t kSerial = int64_t(1) << 26;
+// Operations of a product that is not worth waking a thread for, and of one that is not worth another's help: it takes
+// some microseconds.
+constexpr int64_t kSerial = int64_t(1) << 26, kAlone = int64_t(1) << 22;
 
 // Whether 32 divides the channels of weights, or of a bias.
 bool divided(const at::Tensor& some) {
@@ -112,7 +113,7 @@ void run(Product& p, const at::Tensor& weight, const PackedWeights::Ptr& packed)
   const auto* const kept = packed && kernel.asks_ahead ? packed->get(p, weight, kernel) : nullptr;
   const auto wide = kept ? at::Tensor() : widened(weight);
   if (!kept) set_weight(p, wide);
-  const bool serial = operations(p) < kSerial;
+  const bool serial = operations(p) < (cpu::in_team() ? kAlone : kSerial);
   const int64_t workers = serial ? 1 : cpu::worker_count(std::numeric_limits<int64_t>::max());
   const auto each = [&](int64_t items, c10::function_ref<void(int64_t, int64_t)> work) {
     if (!serial) return cpu::run_parallel(items, work);
@@ -204,7 +205,7 @@ bool takes_type(const at::Tensor& x, const at::Tensor& weight) {
   for (const auto* tensor : {&x, &weight}) {
     if (!tensor->device().is_cpu() || tensor->scalar_type() != at::kBFloat16) return false;
   }
-  return x.numel() > 0 && !cpu::product_kernels().empty();
+  return x.numel() > 0 && has_products(at::kBFloat16);
 }
 
 }  // namespace
@@ -223,6 +224,8 @@ const at::BFloat16* PackedWeights::get(Product p, const at::Tensor& weight, cons
   }
   return packed.const_data_ptr<at::BFloat16>();
 }
+
+bool has_products(at::ScalarType dtype) { return dtype == at::kBFloat16 && !cpu::product_kernels().empty(); }
 
 bool product_takes(const at::Tensor& x, const at::Tensor& weight) {
   if (!divided(weight)) return false;

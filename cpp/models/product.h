@@ -36,6 +36,9 @@ class PackedWeights : public c10::intrusive_ptr_target {
   std::array<Packed, 3> packed_;  // for the way forth, gated, and the way back
 };
 
+// Whether layers of this type on a CPU have this kernel for most of their products.
+bool has_products(at::ScalarType dtype);
+
 // Whether `x` and `weight` [out, in] or [out, in, k, k] are for this kernel: bfloat16 on a CPU, in and out multiples of
 // 32, the weights of an output dense (channels-last).
 bool product_takes(const at::Tensor& x, const at::Tensor& weight);

@@ -43,32 +43,45 @@ SpatialTransformer::SpatialTransformer(const Scope& scope, const UNetSpec& spec,
   }
 }
 
-at::Tensor SpatialTransformer::operator()(const at::Tensor& x, AttentionContext& context, Steps* steps,
-                                          std::vector<at::Tensor>& losses) const {
+namespace {
+
+// input + branch(input), of as many samples as the branch gives: the input is repeated.
+template <typename Branch>
+at::Tensor residual(const at::Tensor& input, Steps* steps, const Branch& branch) {
+  if (steps) steps->fork();
+  const auto y = branch(input);
+  if (steps) steps->join();
+  return sum_into(y, repeat_to(input, y.size(0)));
+}
+
+}  // namespace
+
+at::Tensor SpatialTransformer::begin(const at::Tensor& x, const Cancel& cancel, Steps* steps) const {
+  const int64_t height = x.size(2), width = x.size(3);
+  auto h = norm_(x, steps);
+  if (!linear_) h = conv_in_(h, steps);
+  h = rows_of_picture(h);
+  if (noted(steps)) steps->then([=](const at::Tensor& dy) { return picture_of_rows(dy, height, width); });
+  if (linear_) h = linear_in_(h, steps);
+  // Some ControlNets have levels without a block.
+  return blocks_.empty() ? h : attend_itself(blocks_[0], h, cancel, steps);
+}
+
+at::Tensor SpatialTransformer::operator()(const at::Tensor& x, const at::Tensor& begun, AttentionContext& context,
+                                          Steps* steps, std::vector<at::Tensor>& losses) const {
   const int64_t B = context.k_states.size(0), height = x.size(2), width = x.size(3);
-  const auto residual = [&](const at::Tensor& input, const auto& branch) {
-    if (steps) steps->fork();
-    const auto y = branch(input);
-    if (steps) steps->join();
-    return repeat_to(sum_into(y, repeat_to(input, y.size(0))), B);
-  };
   // Samples that are one up to the first cross-attention have no way back.
   TORCH_CHECK(!steps || x.size(0) == B, "a gradient for ", x.size(0), " samples of ", B);
-  return residual(x, [&](const at::Tensor& input) {
-    auto h = norm_(input, steps);
-    if (!linear_) h = conv_in_(h, steps);
-    h = rows_of_picture(h);
-    if (noted(steps)) steps->then([=](const at::Tensor& dy) { return picture_of_rows(dy, height, width); });
-    if (linear_) h = linear_in_(h, steps);
+  TORCH_CHECK(!begun.defined() || !noted(steps), "a gradient for what was begun without steps");
+  return residual(x, steps, [&](const at::Tensor& input) {
+    auto h = repeat_to(begun.defined() ? begun : begin(input, context.cancel, steps), B);
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const auto& block = blocks_[i];
-      check(context.cancel, steps);
-      h = residual(h,
-                   [&](const at::Tensor& rows) { return self_attention(block.self, block.norm1(rows, steps), steps); });
-      h = residual(h, [&](const at::Tensor& rows) {
+      if (i > 0) h = attend_itself(block, h, context.cancel, steps);
+      h = residual(h, steps, [&](const at::Tensor& rows) {
         return cross_attention(block.cross, block.norm2(rows, steps), context, static_cast<int64_t>(i), steps, losses);
       });
-      h = residual(h, [&](const at::Tensor& rows) {
+      h = residual(h, steps, [&](const at::Tensor& rows) {
         const auto& gate = block.gate;
         const auto gated = gated_linear(block.norm3(rows, steps), gate.weight, gate.bias, gate.packed, steps);
         return block.out(gated, steps);
@@ -81,9 +94,15 @@ at::Tensor SpatialTransformer::operator()(const at::Tensor& x, AttentionContext&
   });
 }
 
-at::Tensor SpatialTransformer::self_attention(const SelfAttention& layer, const at::Tensor& x, Steps* steps) const {
-  const auto qkv = cast(layer.qkv(x, steps), upcast_ ? at::kFloat : x.scalar_type(), steps);
-  return layer.out(cast(swap::self_attention(qkv, heads_, steps), x.scalar_type(), steps), steps);
+at::Tensor SpatialTransformer::attend_itself(const Block& block, const at::Tensor& rows, const Cancel& cancel,
+                                             Steps* steps) const {
+  check(cancel, steps);
+  return residual(rows, steps, [&](const at::Tensor& input) {
+    const auto& layer = block.self;
+    const auto x = block.norm1(input, steps);
+    const auto qkv = cast(layer.qkv(x, steps), upcast_ ? at::kFloat : x.scalar_type(), steps);
+    return layer.out(cast(swap::self_attention(qkv, heads_, steps), x.scalar_type(), steps), steps);
+  });
 }
 
 at::Tensor SpatialTransformer::cross_attention(const CrossAttention& layer, const at::Tensor& x,

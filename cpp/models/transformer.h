@@ -14,9 +14,12 @@ class SpatialTransformer {
   SpatialTransformer(const Scope& scope, const UNetSpec& spec, int64_t channels, int64_t heads, int64_t depth,
                      int64_t first_layer);
 
+  // What comes before the first cross-attention, and hangs on no word. x [b, C, h, w] -> rows [b, h w, C].
+  at::Tensor begin(const at::Tensor& x, const Cancel& cancel, Steps* steps = nullptr) const;
+
   // x [b, C, h, w], text states in the context [B, L, C], B a multiple of b, or b where there are steps -> [B, C, h,
-  // w]. Adds the layers' losses.
-  at::Tensor operator()(const at::Tensor& x, AttentionContext& context, Steps* steps,
+  // w]. `begun`: what begin() gave of x, if it was called. Adds the layers' losses.
+  at::Tensor operator()(const at::Tensor& x, const at::Tensor& begun, AttentionContext& context, Steps* steps,
                         std::vector<at::Tensor>& losses) const;
 
   int64_t first_layer() const { return first_layer_; }
@@ -41,7 +44,7 @@ class SpatialTransformer {
     Block(const Scope& scope, int64_t width, int64_t context_width);
   };
 
-  at::Tensor self_attention(const SelfAttention& layer, const at::Tensor& x, Steps* steps) const;
+  at::Tensor attend_itself(const Block& block, const at::Tensor& rows, const Cancel& cancel, Steps* steps) const;
   at::Tensor cross_attention(const CrossAttention& layer, const at::Tensor& x, AttentionContext& context, int64_t depth,
                              Steps* steps, std::vector<at::Tensor>& losses) const;
 

@@ -38,7 +38,7 @@ UNet::UNet(const Scope& scope, const UNetSpec& spec) : spec_(spec), down_(scope,
   for (int64_t i = count - 1; i >= 0; --i) {
     const auto& level = levels[i];
     const Scope at_level = scope / "up_blocks" / (count - 1 - i);
-    UNetBlock block;
+    UpBlock block;
     for (int64_t j = 0; j <= level.layers; ++j) {
       const int64_t skip = skips.back();
       skips.pop_back();
@@ -69,12 +69,12 @@ TimeShifts UNet::time_shifts(const at::Tensor& timesteps, const Conditions& cond
   return shifts;
 }
 
-at::Tensor UNet::operator()(const at::Tensor& latents, const TimeShifts& shifts, AttentionContext& context,
+at::Tensor UNet::operator()(Wordless begun, const TimeShifts& shifts, AttentionContext& context,
                             const Conditions& conditions) const {
   context.losses.assign(layer_levels_.size(), at::Tensor());
   if (context.projections) context.projections->resize(layer_levels_.size());
   auto shift = shifts.begin();
-  auto features = down_(down_.enter(latents), shift, context);
+  auto features = down_(std::move(begun), shift, context);
   add_residuals(features, conditions);
 
   auto& skips = features.skips;
@@ -83,11 +83,12 @@ at::Tensor UNet::operator()(const at::Tensor& latents, const TimeShifts& shifts,
     for (size_t j = 0; j < block.resnets.size(); ++j) {
       x = at::cat({x, skips.back()}, 1);
       skips.pop_back();
-      x = block.run(j, x, *shift++, context);
+      x = run_pair(block.resnets[j], block.transformers.empty() ? nullptr : &block.transformers[j], x, *shift++,
+                   context);
     }
     if (block.resample.weight.defined()) {
       // To the size of the skip that comes next: twice, or twice less one where the latents' size was odd.
-      x = block.change_size(at::upsample_nearest2d(x, {skips.back().size(2), skips.back().size(3)}));
+      x = change_size(block.resample, at::upsample_nearest2d(x, {skips.back().size(2), skips.back().size(3)}));
     }
   }
   context.cancel.check();

@@ -17,10 +17,15 @@ class UNet {
   // context.losses is sized here; it is filled where context.reference asks for it.
   at::Tensor operator()(const at::Tensor& latents, const at::Tensor& timesteps, AttentionContext& context,
                         const Conditions& conditions = {}) const {
-    return (*this)(latents, time_shifts(timesteps, conditions, context.k_states.size(0)), context, conditions);
+    const auto shifts = time_shifts(timesteps, conditions, context.k_states.size(0));
+    return (*this)(wordless(latents, shifts, context.cancel), shifts, context, conditions);
   }
-  // With what time_shifts() says of the timesteps.
-  at::Tensor operator()(const at::Tensor& latents, const TimeShifts& shifts, AttentionContext& context,
+
+  // The same in two parts, for what time_shifts() says of the timesteps.
+  Wordless wordless(const at::Tensor& latents, const TimeShifts& shifts, const Cancel& cancel) const {
+    return down_.wordless(down_.enter(latents), shifts, cancel);
+  }
+  at::Tensor operator()(Wordless begun, const TimeShifts& shifts, AttentionContext& context,
                         const Conditions& conditions) const;
 
   // timesteps [b] -> [B, channels] for every resnet, B a multiple of b. Of `conditions`, what hangs on the timestep.
@@ -37,9 +42,16 @@ class UNet {
   at::ScalarType dtype() const { return down_.dtype(); }
 
  private:
+  // A level: resnets, each with the transformer behind it, and what leads to the next level.
+  struct UpBlock {
+    std::vector<ResnetBlock> resnets;
+    std::vector<SpatialTransformer> transformers;  // one behind each resnet, or none
+    Conv2d resample;                               // undefined at the end of the line
+  };
+
   UNetSpec spec_;
   DownPath down_;
-  std::vector<UNetBlock> up_;
+  std::vector<UpBlock> up_;
   GroupNorm norm_out_;
   Conv2d conv_out_;
   std::vector<int64_t> layer_levels_;

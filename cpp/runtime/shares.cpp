@@ -12,22 +12,37 @@ Shares Shares::apart(int64_t rows) { return Shares(rows, cpu::worker_count(rows)
 
 void Shares::run(c10::function_ref<void(int64_t, Share)> run, c10::function_ref<void()> then,
                  c10::function_ref<void()> meanwhile) const {
-  if (!apart_) {
-    run(0, {0, rows_});
-    return then();
-  }
+  const auto all = [&] {
+    run(0, share(0));
+    then();
+  };
+  if (!apart_) return all();
+  if (count_ == 1) return cpu::run_led(all);
   std::atomic<int64_t> left = count_;
   const at::ThreadLocalState state;
   cpu::run_apart(count_, [&](int64_t index) {
     const at::ThreadLocalStateGuard guard(state);
-    const int64_t first = rows_ * index / count_, end = rows_ * (index + 1) / count_;
-    run(index, {first, end - first});
+    run(index, share(index));
     const int64_t others = left.fetch_sub(1) - 1;
     if (others == 0) {
       then();
     } else if (others == count_ - 1) {
       meanwhile();
     }
+  });
+}
+
+void Shares::run_after(c10::function_ref<void()> common, c10::function_ref<void(int64_t, Share)> run) const {
+  const auto all = [&] {
+    common();
+    run(0, share(0));
+  };
+  if (!apart_) return all();
+  if (count_ == 1) return cpu::run_led(all);
+  const at::ThreadLocalState state;
+  cpu::run_led(common, count_, [&](int64_t index) {
+    const at::ThreadLocalStateGuard guard(state);
+    run(index, share(index));
   });
 }
 

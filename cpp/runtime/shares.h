@@ -22,7 +22,8 @@ class Shares {
  public:
   // One share, whose layers have all threads.
   static Shares whole(int64_t rows) { return Shares(rows, 1, false); }
-  // One a thread, as equal as they can be, whose layers have that thread alone.
+  // One a thread, as equal as they can be, whose layers have that thread alone. Of one row alone that is one share, and
+  // the other threads help with its layers' loops.
   static Shares apart(int64_t rows);
 
   int64_t count() const { return count_; }
@@ -35,7 +36,15 @@ class Shares {
       c10::function_ref<void(int64_t index, Share share)> run, c10::function_ref<void()> then = [] {},
       c10::function_ref<void()> meanwhile = [] {}) const;
 
+  // run(index, share) for each, as above, after common(): on this thread, and with the help of the others.
+  void run_after(c10::function_ref<void()> common, c10::function_ref<void(int64_t index, Share share)> run) const;
+
  private:
+  Share share(int64_t index) const {
+    const int64_t first = rows_ * index / count_;
+    return {first, rows_ * (index + 1) / count_ - first};
+  }
+
   Shares(int64_t rows, int64_t count, bool apart) : rows_(rows), count_(count), apart_(apart) {}
 
   int64_t rows_, count_;

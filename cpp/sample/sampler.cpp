@@ -49,16 +49,16 @@ void check_numbers(const at::Tensor& values, const std::string& after) {
 }
 
 // By resnet, [steps, channels]. `scale`: the guidance scale, if the model is told.
-TimeShifts all_shifts(const DiffusionModel& model, const std::vector<double>& timesteps, double scale) {
+TimeShifts shifts_of(const DiffusionModel& model, const std::vector<double>& timesteps, double scale) {
   const auto t = to_device(at::tensor(timesteps, at::TensorOptions().dtype(at::kFloat)), model.compute.device);
   Conditions conditions;
   if (scale != 0) conditions.guidance = at::full_like(t, scale - 1);
   return model.unet.time_shifts(t, conditions, t.size(0));
 }
 
-TimeShifts of_step(const TimeShifts& all, int64_t step) {
+TimeShifts of(Share share, const TimeShifts& all) {
   TimeShifts shifts;
-  for (const auto& shift : all) shifts.push_back(shift.narrow(0, step, 1));
+  for (const auto& shift : all) shifts.push_back(share.of(shift));
   return shifts;
 }
 
@@ -124,7 +124,7 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
     std::vector<std::vector<CrossProjection>> projections(shares.count());
     // What follows from the timesteps alone: of all of them at once, unless a prompt's pooled states hang on them.
     const bool pools = model.spec.unet.pooled_width > 0;
-    const auto shifts = pools ? TimeShifts() : all_shifts(model, timesteps, told ? request.guidance_scale : 0);
+    const auto all_shifts = pools ? TimeShifts() : shifts_of(model, timesteps, told ? request.guidance_scale : 0);
 
     for (int64_t i = scheduler->begin(); i < static_cast<int64_t>(timesteps.size()); ++i) {
       const auto& states = prompt.at(timesteps[i]);
@@ -142,9 +142,8 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       const int64_t B = k.size(0);
       auto noisy = scheduler->scale_model_input(latents, i);
       // Before the first cross-attention the two halves of a guided batch differ in pooled states alone; without those
-      // that part is computed once, unless the halves are computed apart.
-      if (states.pooled.defined() || shares.count() > 1) noisy = repeat_to(noisy, B);
-      const auto input = start.model_input(noisy);
+      // that part is computed once.
+      if (states.pooled.defined()) noisy = repeat_to(noisy, B);
       const auto t = at::full({noisy.size(0)}, timesteps[i], noisy.options().dtype(at::kFloat));
       Conditions conditions;
       if (states.pooled.defined()) {
@@ -153,8 +152,14 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       }
       if (told) conditions.guidance = at::full_like(t, request.guidance_scale - 1);
 
+      TimeShifts shifts;
+      Wordless begun;
+      const auto common = [&] {
+        shifts = pools ? model.unet.time_shifts(t, conditions, B) : of({i, 1}, all_shifts);
+        begun = model.unet.wordless(start.model_input(noisy), shifts, cancel);
+      };
       std::vector<at::Tensor> outputs(shares.count());
-      shares.run([&](int64_t index, Share share) {
+      shares.run_after(common, [&](int64_t index, Share share) {
         const auto some = [&](const at::Tensor& all) { return share.count < B ? share.of(all) : all; };
         AttentionContext context;
         context.cancel = cancel;
@@ -165,9 +170,11 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
         given.pooled = some(conditions.pooled);
         given.time_ids = some(conditions.time_ids);
         given.guidance = some(conditions.guidance);
-        controls.add(i - scheduler->begin(), calls, some(noisy), some(t), context, given);
-        outputs[index] = pools ? model.unet(some(input), some(t), context, given)
-                               : model.unet(some(input), of_step(shifts, i), context, given);
+        if (!controls.empty()) {
+          const auto each = [&](const at::Tensor& x) { return share.count < B ? share.of(repeat_to(x, B)) : x; };
+          controls.add(i - scheduler->begin(), calls, each(noisy), each(t), context, given);
+        }
+        outputs[index] = model.unet(begun.of(share, B), pools ? of(share, shifts) : shifts, context, given);
       });
       auto output = at::cat(outputs);
       if (guided) output = guide(output, request.guidance_scale, request.guidance_rescale);
@@ -179,7 +186,10 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
     projections.clear();  // decoding needs the memory
     latents = latents / model.spec.vae.scaling_factor + model.spec.vae.shift_factor;
     for (int64_t k = 0; k < b; ++k) {
-      const auto pixels = model.vae.decode(latents.narrow(0, k, 1), cancel)[0];
+      at::Tensor pixels;
+      model.decoding(height, width).run([&](int64_t, Share) {
+        pixels = model.vae.decode(latents.narrow(0, k, 1), cancel)[0];
+      });
       check_numbers(pixels, "decoding");
       result.images.push_back(to_image(pixels));
       report("decode", first + k + 1, count);

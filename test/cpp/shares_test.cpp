@@ -14,6 +14,7 @@
 
 #include "checks.h"
 #include "cpu/parallel.h"
+#include "models/down_path.h"
 
 using swap::Share;
 using swap::Shares;
@@ -58,11 +59,40 @@ TEST_CASE("shares run at once, and what a share calls has its thread alone") {
     for (++arrived; arrived < 2;) std::this_thread::yield();
   });
   CHECK(inside == std::vector<int64_t>{1, 1});
-  int64_t alone = 0, whole = 0;
-  Shares::apart(1).run([&](int64_t, Share) { alone = swap::cpu::worker_count(100); });
+  int64_t whole = 0;
   Shares::whole(4).run([&](int64_t, Share share) { whole = share.count == 4 ? swap::cpu::worker_count(100) : 0; });
-  CHECK(alone == 1);
   CHECK(whole == 2);
+}
+
+TEST_CASE("one row alone has the other threads' help, and so has what comes before shares") {
+  for (const int threads : {1, 2, 3}) {
+    const Threads set(threads);
+    for (const int64_t rows : {1, 2, 5}) {
+      const auto shares = Shares::apart(rows);
+      bool helped = false;
+      std::atomic<bool> after{false};
+      std::atomic<int64_t> sum{0};
+      const auto common = [&] { helped = swap::cpu::in_team(); };
+      shares.run_after(common, [&](int64_t, Share share) {
+        // A share of several is its thread's alone.
+        if (shares.count() > 1) CHECK(!swap::cpu::in_team());
+        after = helped;
+        sum += share.count;
+      });
+      CHECK(helped);
+      CHECK(after);
+      CHECK(sum == rows);
+      const auto fail = [] { throw std::runtime_error("before"); };
+      CHECK_THROWS_WITH(shares.run_after(fail, [&](int64_t, Share) { ++sum; }), "before");
+      CHECK(sum == rows);
+    }
+    bool helped = false, then = false;
+    Shares::apart(1).run([&](int64_t, Share) { helped = swap::cpu::in_team(); }, [&] { then = helped; });
+    CHECK(then);
+    int calls = 0;
+    Shares::whole(3).run_after([&] { calls = swap::cpu::in_team() ? 9 : 1; }, [&](int64_t, Share) { calls *= 2; });
+    CHECK(calls == 2);
+  }
 }
 
 TEST_CASE("a share has the caller's modes, and gradients of its own") {
@@ -143,4 +173,27 @@ TEST_CASE("who is through first has time for something else, where there are oth
                         wait, [&] { ++then; }, fail),
                     "meanwhile");
   CHECK(then == 1);
+}
+
+TEST_CASE("a share's part of what stands for the batch again and again") {
+  for (const int64_t b : {1, 2, 3, 5}) {
+    for (const int64_t B : {b, 2 * b}) {
+      const auto all = at::randn({b, 2, 3});
+      const swap::Wordless begun{{all, all + 1}, all + 2, b == 2 ? at::Tensor() : all + 3};
+      const auto whole = at::cat(std::vector<at::Tensor>(B / b, all));
+      for (int64_t first = 0; first < B; ++first) {
+        for (int64_t count = 1; first + count <= B; ++count) {
+          if (count == B) continue;
+          const auto part = begun.of({first, count}, B);
+          const auto expected = whole.narrow(0, first, count);
+          CHECK(at::equal(part.skips.at(0), expected));
+          CHECK(at::equal(part.skips.at(1), expected + 1));
+          CHECK(at::equal(part.x, expected + 2));
+          CHECK(part.rows.defined() == begun.rows.defined());
+          if (part.rows.defined()) CHECK(at::equal(part.rows, expected + 3));
+        }
+      }
+      CHECK(begun.of({0, B}, B).x.size(0) == b);
+    }
+  }
 }

@@ -1,9 +1,11 @@
 /** What is tested in a process of its own, on the built package. Prints one JSON object. */
+import { createHash } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
 import { Personalizer } from '../../dist/index.js'
 
 const image = fileURLToPath(new URL('../../models/mini/people/0.png', import.meta.url))
+const hash = (bytes) => createHash('sha256').update(bytes).digest('hex')
 const megabytes = () => Math.round(process.memoryUsage().rss / 2 ** 20)
 const drawing = { prompt: 'a person', steps: 1, width: 32, height: 32 }
 const open = (options) => Personalizer.open({ dtype: 'float32', ...options })
@@ -84,9 +86,29 @@ async function threads() {
   return { before, other: await of({ threads: before + 1 }), after: await of() }
 }
 
+/** What comes out with so many threads where one row is computed at a time: with helpers, if there are any. */
+async function numbers(threads) {
+  const personalizer = await open({ dtype: 'auto', threads: Number(threads) })
+  const prompt = 'a photo of a person at the beach'
+  const draw = async (options) => {
+    const [picture] = await personalizer.generate({ prompt, steps: 3, seed: 5, ...options })
+    return hash(picture.data)
+  }
+  const result = {
+    dtype: personalizer.info.dtype,
+    unguided: await draw({ guidanceScale: 1 }),
+    guided: await draw({}),
+    larger: await draw({ guidanceScale: 1, width: 256, height: 192 }),
+  }
+  const subject = await personalizer.learn({ image, class: 'person', steps: 4, batch: 1 })
+  result.learnt = hash(subject.toBuffer())
+  await personalizer.close()
+  return result
+}
+
 if (isMainThread) {
   const [task, ...words] = process.argv.slice(2)
-  console.log(JSON.stringify(await { terminate, engines, cancelled, threads }[task](...words)))
+  console.log(JSON.stringify(await { terminate, engines, cancelled, threads, numbers }[task](...words)))
 } else {
   await ENDLESS[workerData](() => parentPort.postMessage('busy'))
 }
