@@ -156,8 +156,15 @@ void write(const Product& p, const Part& part, const Run<kCount>& pixels, const 
   const auto a = bias ? Isa::load(bias + kWidth * group) : Isa::set(0),
              b = bias ? Isa::load(bias + second) : Isa::set(0);
   auto* const y = static_cast<BFloat16*>(p.y) + (part.sample + pixels.sample) * p.pixels * row + kWidth * group;
+  const auto* const added = static_cast<const BFloat16*>(p.added) +
+                            (p.added ? (part.sample + pixels.sample) * p.added_sample + kWidth * group : 0);
   const auto write_one = [&](int64_t i, int64_t pixel) {
-    write_pixel<kGated>(Isa::add(Isa::load(left + 16 * i), a), Isa::add(Isa::load(right + 16 * i), b), y + pixel * row);
+    auto u = Isa::add(Isa::load(left + 16 * i), a), v = Isa::add(Isa::load(right + 16 * i), b);
+    if (!kGated && p.added) {
+      u = Isa::add(u, Isa::load(added + pixel * p.added_pixel));
+      v = Isa::add(v, Isa::load(added + pixel * p.added_pixel + 16));
+    }
+    write_pixel<kGated>(u, v, y + pixel * row);
   };
   auto at = pixels;
   if (at.dense) {
@@ -169,6 +176,17 @@ void write(const Product& p, const Part& part, const Run<kCount>& pixels, const 
     const int64_t pixel = at.pixel(p, part);
     if (at.column < part.width && at.line < part.lines && pixel < p.pixels) write_one(i, pixel);
     if (++at.column == pitch(p)) at.column = 0, ++at.line;
+  }
+}
+
+// What will be added comes while the products are made: no two groups of outputs read the same lines of the cache, and
+// no two pixels.
+template <int kCount>
+void ask_for_added(const Product& p, const Part& part, const Run<kCount>& pixels, int64_t group) {
+  const auto* const added = static_cast<const BFloat16*>(p.added) + (part.sample + pixels.sample) * p.added_sample +
+                            pixels.pixel(p, part) * p.added_pixel + kGroup * group;
+  for (int64_t i = 0; i < kCount; ++i) {
+    _mm_prefetch(reinterpret_cast<const char*>(added + i * p.added_pixel), _MM_HINT_T0);
   }
 }
 
@@ -204,6 +222,9 @@ void multiply_block(const Product& p, int64_t block, const BFloat16* rows, int64
       x[i] = run[i].x;
     }
     for (int64_t g = 0; g < count; ++g) {
+      if (p.added_pixel > 0) {
+        for (int i = 0; i < here; ++i) ask_for_added(p, part, run[i], group + g);
+      }
       Kernel::template multiply<kTaps>(p, layout, x, tiles, weights + g * group_size(p), sums[0][0]);
       for (int i = 0; i < here; ++i) {
         const auto& tile = sums[i / kRuns];

@@ -25,6 +25,10 @@ struct Product {
   const void* weight = nullptr;  // [rows][taps][channels]
   const void* bias = nullptr;    // [outputs], or null
   void* y = nullptr;             // [samples, pixels, outputs]
+  // Added to y before it is rounded, or null; not with `gated`. From a sample, and a pixel, to the next: elements, 0
+  // where all have the same.
+  const void* added = nullptr;
+  int64_t added_sample = 0, added_pixel = 0;
 
   // x is packed in blocks of so many lines, and pixels of a line; of small pictures several samples are a block, so
   // that weights that come from memory meet more pixels.

@@ -1,5 +1,5 @@
-// One thread leads through a job, the others take items of its loops: for jobs of some milliseconds whose loops last some
-// microseconds each, less than it takes to wake a thread.
+// One thread leads through a job, the others take items of its loops: for jobs of some milliseconds whose loops last
+// some microseconds each, less than it takes to wake a thread.
 //
 // The price is that helpers are awake all the time, and that one which the system puts aside in the middle of an item
 // holds up the leader for milliseconds.

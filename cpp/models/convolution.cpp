@@ -84,15 +84,21 @@ void add_up(const T* parts, T* out, at::IntArrayRef shape, Moves moves) {
 }  // namespace
 
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
-                    int64_t padding, const PackedWeights::Ptr& packed) {
+                    int64_t padding, const PackedWeights::Ptr& packed, const at::Tensor& added) {
   check_no_graph(x);
   const Moves moves{stride, padding};
-  if (by_own_kernel(x, weight, moves, packed.defined())) return product_convolution(x, weight, bias, packed);
-  if (!by_neighbourhoods(x.sizes(), weight, moves, x)) {
-    return at::conv2d(x, weight, bias, {stride, stride}, {padding, padding});
+  const bool ours = by_own_kernel(x, weight, moves, packed.defined());
+  const bool together = ours && added.defined() && product_adds(added, weight);
+  at::Tensor y;
+  if (ours) {
+    y = product_convolution(x, weight, bias, packed, together ? added : at::Tensor());
+  } else if (by_neighbourhoods(x.sizes(), weight, moves, x)) {
+    y = image(linear(neighbourhoods(x, moves), rows(weight), bias), x.size(0), moves.outputs(x.size(2), 3),
+              moves.outputs(x.size(3), 3));
+  } else {
+    y = at::conv2d(x, weight, bias, {stride, stride}, {padding, padding});
   }
-  return image(linear(neighbourhoods(x, moves), rows(weight), bias), x.size(0), moves.outputs(x.size(2), 3),
-               moves.outputs(x.size(3), 3));
+  return added.defined() && !together ? y.add_(added) : y;
 }
 
 at::Tensor convolution_gradient(const at::Tensor& dy, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,

@@ -7,9 +7,10 @@
 
 namespace swap {
 
-// x [B, in, h, w], weight [out, in, kernel, kernel] channels-last, bias [out] -> [B, out, h', w'] channels-last
+// x [B, in, h, w], weight [out, in, kernel, kernel] channels-last, bias [out], `added` [B, out, h', w'] or [B or 1,
+// out, 1, 1] or undefined -> [B, out, h', w'] channels-last. The sum is rounded once where our own kernel makes it.
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
-                    int64_t padding, const PackedWeights::Ptr& packed = {});
+                    int64_t padding, const PackedWeights::Ptr& packed = {}, const at::Tensor& added = {});
 
 // dy [B, out, h', w'], the shape of x -> dx
 at::Tensor convolution_gradient(const at::Tensor& dy, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,

@@ -36,9 +36,10 @@ struct Linear {
         bias(with_bias ? scope.read_rows(each(names, ".bias"), {out}) : at::Tensor()),
         packed(keep_packed(scope)) {}
 
-  at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr) const {
+  // `added`: to what comes out, and none of the way back that is noted here.
+  at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr, const at::Tensor& added = {}) const {
     if (noted(steps)) steps->then([this](const at::Tensor& dy) { return linear_gradient(dy, weight, packed); });
-    return linear(x, weight, bias, packed);
+    return linear(x, weight, bias, packed, added);
   }
 
  private:
@@ -61,9 +62,10 @@ struct Conv2d {
         padding(padding),
         packed(keep_packed(scope)) {}
 
-  at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr) const {
+  // `added`: as of Linear.
+  at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr, const at::Tensor& added = {}) const {
     if (noted(steps)) steps->then(way_back(x));
-    return convolve(x, weight, bias, stride, padding, packed);
+    return convolve(x, weight, bias, stride, padding, packed, added);
   }
   Steps::Step way_back(const at::Tensor& x) const {
     return [this, shape = x.sizes().vec()](const at::Tensor& dy) {
@@ -104,9 +106,6 @@ struct LayerNorm {
     return layer_norm(x, weight, bias, eps, dtype, steps);
   }
 };
-
-// a + b, in the memory of `a`, which nobody else may have
-inline at::Tensor sum_into(at::Tensor a, const at::Tensor& b) { return a.add_(b); }
 
 // [b, ...] -> [B, ...], the whole of it again and again
 inline at::Tensor repeat_to(const at::Tensor& x, int64_t B) {

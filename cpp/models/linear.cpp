@@ -5,9 +5,12 @@
 namespace swap {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                  const PackedWeights::Ptr& packed) {
+                  const PackedWeights::Ptr& packed, const at::Tensor& added) {
   check_no_graph(x);
-  return product_takes(x, weight) ? product_linear(x, weight, bias, false, packed) : at::linear(x, weight, bias);
+  const bool ours = product_takes(x, weight), together = ours && added.defined() && product_adds(added, weight);
+  const auto y = ours ? product_linear(x, weight, bias, false, packed, together ? added : at::Tensor())
+                      : at::linear(x, weight, bias);
+  return added.defined() && !together ? y.add_(added) : y;
 }
 
 at::Tensor linear_gradient(const at::Tensor& dy, const at::Tensor& weight, const PackedWeights::Ptr& packed) {

@@ -172,29 +172,44 @@ at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& weight, c
   return y;
 }
 
+// `added` as it is read beside p's results: of their shape, or [samples or 1, outputs, 1, 1].
+void set_added(Product& p, const at::Tensor& added) {
+  p.added = added.const_data_ptr();
+  const bool by_sample = added.dim() == 4 && added.size(2) == 1 && added.size(3) == 1;
+  p.added_pixel = by_sample ? 0 : p.outputs;
+  p.added_sample = !by_sample ? p.pixels * p.outputs : added.size(0) == 1 ? 0 : p.outputs;
+  TORCH_CHECK(added.numel() == p.outputs * (by_sample ? added.size(0) : p.samples * p.pixels) &&
+                  (!by_sample || added.size(0) == 1 || added.size(0) == p.samples),
+              "cannot add ", added.sizes(), " to ", p.samples, " x ", p.pixels, " x ", p.outputs);
+}
+
 at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed, bool gated,
-                  const PackedWeights::Ptr& packed) {
+                  const PackedWeights::Ptr& packed, const at::Tensor& added = {}) {
   SWAP_RECORD("swap::linear", x, weight);
-  const auto dense = x.contiguous();
+  const auto dense = x.contiguous(), more = added.defined() ? added.contiguous() : added;
   Product p;
   set_channels(p, weight, transposed);
   TORCH_CHECK(x.size(-1) == p.depth, "rows of ", x.size(-1), " for weights of ", p.depth);
   set_matrix(p, dense.numel() / p.depth);
   p.gated = gated;
+  if (more.defined()) set_added(p, more);
   auto shape = dense.sizes().vec();
   shape.back() = gated ? p.outputs / 2 : p.outputs;
   return multiply(p, dense, weight, bias, packed, at::empty(shape, dense.options()));
 }
 
 at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed,
-                   const PackedWeights::Ptr& packed) {
+                   const PackedWeights::Ptr& packed, const at::Tensor& added = {}) {
   SWAP_RECORD("swap::convolution", x, weight);
   const int64_t in = weight.size(transposed ? 0 : 1), out = weight.size(transposed ? 1 : 0);
   TORCH_CHECK(x.dim() == 4 && x.size(1) == in, "a picture of ", x.sizes(), " for weights of ", in);
   Product p;
   set_channels(p, weight, transposed);
-  const auto dense = with_channels(x, p.depth);
+  TORCH_CHECK(!added.defined() || out == p.outputs, "nothing is added to ", out, " channels");
+  const auto dense = with_channels(x, p.depth),
+             more = added.defined() ? added.contiguous(at::MemoryFormat::ChannelsLast) : added;
   set_picture(p, dense.sizes());
+  if (more.defined()) set_added(p, more);
   const auto y =
       multiply(p, dense, weight, bias, packed,
                at::empty({x.size(0), p.outputs, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast));
@@ -242,9 +257,13 @@ bool product_takes_picture(const at::Tensor& x, const at::Tensor& weight) {
   return operations(p) < kSerial && weight.is_contiguous(at::MemoryFormat::ChannelsLast) && takes_type(x, weight);
 }
 
+bool product_adds(const at::Tensor& added, const at::Tensor& weight) {
+  return added.scalar_type() == at::kBFloat16 && divided(weight);
+}
+
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated,
-                          const PackedWeights::Ptr& packed) {
-  return matrix(x, weight, bias, false, gated, packed);
+                          const PackedWeights::Ptr& packed, const at::Tensor& added) {
+  return matrix(x, weight, bias, false, gated, packed, added);
 }
 
 at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight, const PackedWeights::Ptr& packed) {
@@ -252,8 +271,8 @@ at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weigh
 }
 
 at::Tensor product_convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                               const PackedWeights::Ptr& packed) {
-  return picture(x, weight, bias, false, packed);
+                               const PackedWeights::Ptr& packed, const at::Tensor& added) {
+  return picture(x, weight, bias, false, packed, added);
 }
 
 at::Tensor product_convolution_gradient(const at::Tensor& dy, const at::Tensor& weight,

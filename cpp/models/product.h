@@ -46,9 +46,13 @@ bool product_takes(const at::Tensor& x, const at::Tensor& weight);
 // are zeros. In the middle of a small model's step that is less than oneDNN's way to its kernel.
 bool product_takes_picture(const at::Tensor& x, const at::Tensor& weight);
 
+// Whether the kernel adds `added` to its results before it rounds them: bfloat16 of the results' shape, or of a 3 x 3
+// convolution's samples [B or 1, out, 1, 1], and not gated.
+bool product_adds(const at::Tensor& added, const at::Tensor& weight);
+
 // x [..., in], weight [out, in], bias [out] or undefined -> [..., out]; gated: [..., out / 2]
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated = false,
-                          const PackedWeights::Ptr& packed = {});
+                          const PackedWeights::Ptr& packed = {}, const at::Tensor& added = {});
 // dy [..., out] -> dx [..., in]
 at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight,
                                    const PackedWeights::Ptr& packed = {});
@@ -56,7 +60,7 @@ at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weigh
 // x [B, in, h, w] channels-last, weight [out, in, 3, 3] or [out, in, 1, 1] channels-last -> [B, out, h, w]
 // channels-last, with a border of one zero around x for 3 x 3
 at::Tensor product_convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                               const PackedWeights::Ptr& packed = {});
+                               const PackedWeights::Ptr& packed = {}, const at::Tensor& added = {});
 // dy [B, out, h, w] -> dx [B, in, h, w]
 at::Tensor product_convolution_gradient(const at::Tensor& dy, const at::Tensor& weight,
                                         const PackedWeights::Ptr& packed = {});

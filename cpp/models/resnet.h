@@ -24,11 +24,11 @@ struct ResnetBlock {
   at::Tensor operator()(const at::Tensor& x, const at::Tensor& shift = {}, Steps* steps = nullptr) const {
     const bool shortened = shortcut.weight.defined();
     if (steps) steps->fork();
-    auto h = conv1(norm1.activated(x, steps), steps);
-    if (shift.defined()) h = sum_into(h, shift.unsqueeze(-1).unsqueeze(-1));
-    h = conv2(norm2.activated(h, steps), steps);
+    auto h = conv1(norm1.activated(x, steps), steps, shift.defined() ? shift.unsqueeze(-1).unsqueeze(-1) : shift);
+    h = norm2.activated(h, steps);
+    h = conv2(h, steps, shortened ? shortcut(x) : x);
     if (steps) steps->join(shortened ? shortcut.way_back(x) : Steps::Step());
-    return sum_into(h, shortened ? shortcut(x) : x);
+    return h;
   }
 };
 

@@ -45,13 +45,13 @@ SpatialTransformer::SpatialTransformer(const Scope& scope, const UNetSpec& spec,
 
 namespace {
 
-// input + branch(input), of as many samples as the branch gives: the input is repeated.
+// A branch that adds what it begins with to what it gives.
 template <typename Branch>
-at::Tensor residual(const at::Tensor& input, Steps* steps, const Branch& branch) {
+at::Tensor residual(Steps* steps, const Branch& branch) {
   if (steps) steps->fork();
-  const auto y = branch(input);
+  const auto y = branch();
   if (steps) steps->join();
-  return sum_into(y, repeat_to(input, y.size(0)));
+  return y;
 }
 
 }  // namespace
@@ -73,35 +73,38 @@ at::Tensor SpatialTransformer::operator()(const at::Tensor& x, const at::Tensor&
   // Samples that are one up to the first cross-attention have no way back.
   TORCH_CHECK(!steps || x.size(0) == B, "a gradient for ", x.size(0), " samples of ", B);
   TORCH_CHECK(!begun.defined() || !noted(steps), "a gradient for what was begun without steps");
-  return residual(x, steps, [&](const at::Tensor& input) {
-    auto h = repeat_to(begun.defined() ? begun : begin(input, context.cancel, steps), B);
+  return residual(steps, [&] {
+    auto h = repeat_to(begun.defined() ? begun : begin(x, context.cancel, steps), B);
     for (size_t i = 0; i < blocks_.size(); ++i) {
       const auto& block = blocks_[i];
       if (i > 0) h = attend_itself(block, h, context.cancel, steps);
-      h = residual(h, steps, [&](const at::Tensor& rows) {
-        return cross_attention(block.cross, block.norm2(rows, steps), context, static_cast<int64_t>(i), steps, losses);
+      h = residual(steps, [&] {
+        const auto out =
+            cross_attention(block.cross, block.norm2(h, steps), context, static_cast<int64_t>(i), steps, losses);
+        return block.cross.out(out, steps, h);
       });
-      h = residual(h, steps, [&](const at::Tensor& rows) {
+      h = residual(steps, [&] {
         const auto& gate = block.gate;
-        const auto gated = gated_linear(block.norm3(rows, steps), gate.weight, gate.bias, gate.packed, steps);
-        return block.out(gated, steps);
+        const auto gated = gated_linear(block.norm3(h, steps), gate.weight, gate.bias, gate.packed, steps);
+        return block.out(gated, steps, h);
       });
     }
-    if (linear_) h = linear_out_(h, steps);
+    const auto input = repeat_to(x, B);
+    if (linear_) h = linear_out_(h, steps, rows_of_picture(input));
     if (noted(steps)) steps->then([](const at::Tensor& dy) { return rows_of_picture(dy); });
     h = picture_of_rows(h, height, width);
-    return linear_ ? h : conv_out_(h, steps);
+    return linear_ ? h : conv_out_(h, steps, input);
   });
 }
 
 at::Tensor SpatialTransformer::attend_itself(const Block& block, const at::Tensor& rows, const Cancel& cancel,
                                              Steps* steps) const {
   check(cancel, steps);
-  return residual(rows, steps, [&](const at::Tensor& input) {
+  return residual(steps, [&] {
     const auto& layer = block.self;
-    const auto x = block.norm1(input, steps);
+    const auto x = block.norm1(rows, steps);
     const auto qkv = cast(layer.qkv(x, steps), upcast_ ? at::kFloat : x.scalar_type(), steps);
-    return layer.out(cast(swap::self_attention(qkv, heads_, steps), x.scalar_type(), steps), steps);
+    return layer.out(cast(swap::self_attention(qkv, heads_, steps), x.scalar_type(), steps), steps, rows);
   });
 }
 
@@ -142,7 +145,7 @@ at::Tensor SpatialTransformer::cross_attention(const CrossAttention& layer, cons
     result = split_attention(q, k, v, reference, context.token_weights);
   }
   losses.push_back(result.loss);
-  return layer.out(join_heads(result.out).to(dtype), steps);
+  return join_heads(result.out).to(dtype);
 }
 
 void SpatialTransformer::cross_keys(const at::Tensor& states, ReferenceKeys& keys) const {

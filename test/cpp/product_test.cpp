@@ -223,21 +223,62 @@ TEST_CASE("every kernel's products leave alone what lies beside their results, a
       const auto y = at::full({c.samples * p.pixels + 2, width}, 7, at::kBFloat16);
       p.y = y.mutable_data_ptr<at::BFloat16>() + width;
       kernel->pack_weights(p, 0, groups, weights.mutable_data_ptr());
-      for (int64_t block = 0; block < swap::cpu::block_count(p); ++block) {
-        blocks.fill_(NAN);
-        kernel->pack_block(p, block, blocks.mutable_data_ptr());
-        kernel->multiply(p, block, blocks.const_data_ptr(), 0, groups, weights.const_data_ptr());
-      }
-      CHECK((y[0] == 7).all().item<bool>());
-      CHECK((y[c.samples * p.pixels + 1] == 7).all().item<bool>());
+      const auto multiply = [&] {
+        for (int64_t block = 0; block < swap::cpu::block_count(p); ++block) {
+          blocks.fill_(NAN);
+          kernel->pack_block(p, block, blocks.mutable_data_ptr());
+          kernel->multiply(p, block, blocks.const_data_ptr(), 0, groups, weights.const_data_ptr());
+        }
+        CHECK((y[0] == 7).all().item<bool>());
+        CHECK((y[c.samples * p.pixels + 1] == 7).all().item<bool>());
+        return y.slice(0, 1, c.samples * p.pixels + 1)
+            .view({c.samples, c.height, c.width, width})
+            .permute({0, 3, 1, 2});
+      };
       auto expected = c.transposed ? at::conv_transpose2d(exact(x), exact(weight), {}, 1, c.kernel / 2)
                                    : at::conv2d(exact(x), exact(weight), {}, 1, c.kernel / 2);
       if (c.gated) {
         const auto halves = expected.chunk(2, 1);
         expected = halves[0] * at::gelu(halves[1]);
       }
-      const auto found = y.slice(0, 1, c.samples * p.pixels + 1).view({c.samples, c.height, c.width, width});
-      CHECK(difference(found.permute({0, 3, 1, 2}), expected) < kRounding);
+      CHECK(difference(multiply(), expected) < kRounding);
+      if (c.gated) continue;
+      const auto each = random({c.samples, width, c.height, c.width}), all = random({c.samples, width, 1, 1});
+      p.added = each.const_data_ptr(), p.added_sample = p.pixels * width, p.added_pixel = width;
+      CHECK(difference(multiply(), expected + exact(each)) < kRounding);
+      p.added = all.const_data_ptr(), p.added_sample = width, p.added_pixel = 0;
+      CHECK(difference(multiply(), expected + exact(all)) < kRounding);
+    }
+  }
+}
+
+TEST_CASE("layers add what they are given, by our own kernel or not, and round the sum once where it is ours") {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const auto some = [&](at::IntArrayRef shape) { return random(shape).to(dtype); };
+    swap::Linear linear;
+    linear.weight = some({64, 96}), linear.bias = some({64});
+    const auto rows = some({2, 21, 96}), more = some({2, 21, 64});
+    const auto plain = at::linear(exact(rows), exact(linear.weight), exact(linear.bias));
+    CHECK(difference(linear(rows, nullptr, more), plain + exact(more)) < kRounding);
+    // Not dense: every second row of a larger one.
+    const auto spread = some({2, 42, 64}).slice(1, 0, 42, 2);
+    CHECK(difference(linear(rows, nullptr, spread), plain + exact(spread)) < kRounding);
+    for (const int64_t out : {64, 3}) {
+      for (const int64_t size : {3, 1}) {
+        swap::Conv2d convolution;
+        convolution.weight = some({out, 32, size, size}).contiguous(kLast), convolution.bias = some({out});
+        convolution.padding = size / 2;
+        const auto x = some({2, 32, 5, 6}).contiguous(kLast);
+        const auto y = at::conv2d(exact(x), exact(convolution.weight), exact(convolution.bias), 1, size / 2);
+        std::vector<at::Tensor> added{some({2, out, 5, 6})};
+        for (const int64_t samples : {1, 2}) {
+          if (size == 3) added.push_back(some({samples, out, 1, 1}));
+        }
+        // Two roundings where there are few channels.
+        for (const auto& one : added) {
+          CHECK(difference(convolution(x, nullptr, one), y + exact(one)) < (out == 3 ? 2 : 1) * kRounding);
+        }
+      }
     }
   }
 }
@@ -247,6 +288,10 @@ TEST_CASE("products of factors that do not fit are refused") {
   CHECK_THROWS(swap::product_linear(random({64, 64}), random({32, 32}), {}));
   CHECK_THROWS(swap::product_linear(random({64, 32}), random({64, 32}), random({32})));
   CHECK_THROWS(swap::product_convolution(random({1, 64, 8, 8}), random({32, 32, 3, 3}), {}));
+  CHECK_THROWS(swap::product_linear(random({64, 32}), random({64, 32}), {}, false, {}, random({64, 32})));
+  const auto x = random({2, 32, 8, 8}), weight = random({32, 32, 3, 3});
+  CHECK_THROWS(swap::product_convolution(x, weight, {}, {}, random({1, 32, 8, 8})));
+  CHECK_THROWS(swap::product_convolution(x, weight, {}, {}, random({3, 32, 1, 1})));
 }
 
 TEST_CASE("products of other types and sizes are not taken") {

@@ -140,9 +140,7 @@ TEST_CASE("within a team, its items, and shares, there are no other helpers") {
   int64_t inner = 0;
   run_led([&] { run_led([&] { inner = worker_count(100); }); });
   CHECK(inner == 1);
-  run_led([&] {
-    swap::cpu::run_apart(3, [&](int64_t) { inner = swap::cpu::in_team() ? 0 : worker_count(100); });
-  });
+  run_led([&] { swap::cpu::run_apart(3, [&](int64_t) { inner = swap::cpu::in_team() ? 0 : worker_count(100); }); });
   CHECK(inner == 1);
   Helped helped(3);
   std::atomic<int> sum{0};

@@ -2,6 +2,8 @@
 // their own and of their worker without any lock, as the kernels do.
 //
 // Usage: team_stress [rounds] [seed]
+#include "cpu/team.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -10,8 +12,6 @@
 #include <stdexcept>
 #include <thread>
 #include <vector>
-
-#include "cpu/team.h"
 
 namespace {
 
