@@ -79,7 +79,7 @@ class Leading {
   Team* const before_;
 };
 
-// Helpers at most, with the leader: each of them looks at every loop, and more than two threads were not measured.
+// Threads at most, the leader among them: each looks at every loop, and more than two threads were not measured.
 constexpr int64_t kLargestTeam = 4;
 
 }  // namespace
@@ -93,7 +93,8 @@ bool in_team() { return team != nullptr; }
 
 namespace {
 
-// work(worker) for each of them, at once, on LibTorch's threads; the first one on this thread.
+// work(worker) for each of them, on LibTorch's threads; the first one on this thread, and before others that this
+// thread has. At once, unless there are fewer threads than were said.
 void run_workers(int64_t workers, c10::function_ref<void(int64_t)> work) {
   if (workers == 1) {
     work(0);

@@ -41,7 +41,7 @@ class Team {
   void take(int64_t first, int64_t worker);
 
   const int64_t size_;
-  // Of the loop that runs. Written by the leader while nobody is busy and no loop is open.
+  // Of the loop that runs. Written by the leader while no loop is open and nobody is in one.
   int64_t loops_ = 0, items_ = 0;
   const Run* run_ = nullptr;
   bool held_up_ = false;

@@ -86,19 +86,14 @@ void add_up(const T* parts, T* out, at::IntArrayRef shape, Moves moves) {
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
                     int64_t padding, const PackedWeights::Ptr& packed, const at::Tensor& added) {
   check_no_graph(x);
+  if (added.defined()) check_no_graph(added);
   const Moves moves{stride, padding};
-  const bool ours = by_own_kernel(x, weight, moves, packed.defined());
-  const bool together = ours && added.defined() && product_adds(added, weight);
-  at::Tensor y;
-  if (ours) {
-    y = product_convolution(x, weight, bias, packed, together ? added : at::Tensor());
-  } else if (by_neighbourhoods(x.sizes(), weight, moves, x)) {
-    y = image(linear(neighbourhoods(x, moves), rows(weight), bias), x.size(0), moves.outputs(x.size(2), 3),
-              moves.outputs(x.size(3), 3));
-  } else {
-    y = at::conv2d(x, weight, bias, {stride, stride}, {padding, padding});
+  if (by_own_kernel(x, weight, moves, packed.defined())) return product_convolution(x, weight, bias, packed, added);
+  if (!by_neighbourhoods(x.sizes(), weight, moves, x)) {
+    return plus(at::conv2d(x, weight, bias, {stride, stride}, {padding, padding}), added);
   }
-  return added.defined() && !together ? y.add_(added) : y;
+  const auto y = linear(neighbourhoods(x, moves), rows(weight), bias);
+  return plus(image(y, x.size(0), moves.outputs(x.size(2), 3), moves.outputs(x.size(3), 3)), added);
 }
 
 at::Tensor convolution_gradient(const at::Tensor& dy, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,

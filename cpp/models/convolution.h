@@ -8,7 +8,8 @@
 namespace swap {
 
 // x [B, in, h, w], weight [out, in, kernel, kernel] channels-last, bias [out], `added` [B, out, h', w'] or [B or 1,
-// out, 1, 1] or undefined -> [B, out, h', w'] channels-last. The sum is rounded once where our own kernel makes it.
+// out, 1, 1] or undefined -> [B, out, h', w'] channels-last. The sum is rounded once where our own kernel makes it
+// (product.h).
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
                     int64_t padding, const PackedWeights::Ptr& packed = {}, const at::Tensor& added = {});
 

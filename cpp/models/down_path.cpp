@@ -103,9 +103,9 @@ at::Tensor DownPath::enter(const at::Tensor& latents) const {
 TimeShifts DownPath::time_shifts(const at::Tensor& embedding) const {
   TimeShifts shifts;
   for (const auto& stage : stages_) {
-    if (stage.resnet) shifts.push_back(stage.resnet->time(embedding));
+    if (stage.resnet) shifts.push_back(stage.resnet->shift(embedding));
   }
-  for (const auto& resnet : mid_resnets_) shifts.push_back(resnet.time(embedding));
+  for (const auto& resnet : mid_resnets_) shifts.push_back(resnet.shift(embedding));
   return shifts;
 }
 

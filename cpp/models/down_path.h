@@ -13,8 +13,8 @@
 
 namespace swap {
 
-// What the timestep adds to the features of every resnet, in the order of the forward pass: [B, channels], or
-// [1, channels] where it is the same for all samples.
+// What the timestep adds to the features of every resnet, in the order of the forward pass: [B, channels, 1, 1], or
+// [1, channels, 1, 1] where it is the same for all samples.
 using TimeShifts = std::vector<at::Tensor>;
 
 // A resnet and the transformer behind it, where there is one: a node of LibTorch's graph. x [B, C, h, w].

@@ -8,7 +8,7 @@
 namespace swap {
 
 // x [..., in], weight [out, in], bias [out] or undefined, `added` [..., out] or undefined -> [..., out]. The sum is
-// rounded once where our own kernel makes it.
+// rounded once where our own kernel makes it (product.h).
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                   const PackedWeights::Ptr& packed = {}, const at::Tensor& added = {});
 

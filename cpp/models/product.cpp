@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -161,26 +162,33 @@ void run(Product& p, const at::Tensor& weight, const PackedWeights::Ptr& packed)
   }
 }
 
+// Asking LibTorch whether there is anything to do would take a third of a microsecond, for each layer.
+at::Tensor as_bfloat16(const at::Tensor& x) {
+  return x.scalar_type() == at::kBFloat16 && x.is_contiguous() ? x : x.to(at::kBFloat16).contiguous();
+}
+
 at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                     const PackedWeights::Ptr& packed, const at::Tensor& y) {
   const int64_t outputs = weight.size(p.transposed ? 1 : 0);
   TORCH_CHECK(!bias.defined() || bias.numel() == outputs, "a bias of ", bias.numel(), " for ", outputs);
-  const auto values = bias.defined() ? widened(bias.to(at::kBFloat16).contiguous()) : bias;
+  const auto values = bias.defined() ? widened(as_bfloat16(bias)) : bias;
   p.x = x.const_data_ptr(), p.y = y.mutable_data_ptr();
   p.bias = values.defined() ? values.const_data_ptr() : nullptr;
   run(p, weight, packed);
   return y;
 }
 
-// `added` as it is read beside p's results: of their shape, or [samples or 1, outputs, 1, 1].
-void set_added(Product& p, const at::Tensor& added) {
-  p.added = added.const_data_ptr();
-  const bool by_sample = added.dim() == 4 && added.size(2) == 1 && added.size(3) == 1;
-  p.added_pixel = by_sample ? 0 : p.outputs;
-  p.added_sample = !by_sample ? p.pixels * p.outputs : added.size(0) == 1 ? 0 : p.outputs;
-  TORCH_CHECK(added.numel() == p.outputs * (by_sample ? added.size(0) : p.samples * p.pixels) &&
-                  (!by_sample || added.size(0) == 1 || added.size(0) == p.samples),
-              "cannot add ", added.sizes(), " to ", p.samples, " x ", p.pixels, " x ", p.outputs);
+// Adds `added` to p's results [samples, outputs, h, w] as the kernel does, if it can: of their shape, or, in a 3 x 3
+// convolution, [samples or 1, outputs, 1, 1]. It must live as long as p. Returns whether it can.
+bool set_added(Product& p, const at::Tensor& added, at::IntArrayRef shape) {
+  if (added.scalar_type() != at::kBFloat16) return false;
+  const bool full = added.sizes() == shape;
+  const bool by_sample = p.taps == 9 && added.dim() == 4 && added.numel() == added.size(0) * p.outputs &&
+                         added.size(1) == p.outputs && (added.size(0) == 1 || added.size(0) == p.samples);
+  p.added_pixel = full ? p.outputs : 0;
+  p.added_sample = full ? p.pixels * p.outputs : added.size(0) == 1 ? 0 : p.outputs;
+  if (full || by_sample) p.added = added.const_data_ptr();
+  return full || by_sample;
 }
 
 at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed, bool gated,
@@ -190,12 +198,14 @@ at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   Product p;
   set_channels(p, weight, transposed);
   TORCH_CHECK(x.size(-1) == p.depth, "rows of ", x.size(-1), " for weights of ", p.depth);
+  TORCH_CHECK(!gated || !added.defined(), "something to add to what a gate gives");
   set_matrix(p, dense.numel() / p.depth);
   p.gated = gated;
-  if (more.defined()) set_added(p, more);
   auto shape = dense.sizes().vec();
   shape.back() = gated ? p.outputs / 2 : p.outputs;
-  return multiply(p, dense, weight, bias, packed, at::empty(shape, dense.options()));
+  const bool together = more.defined() && set_added(p, more, shape);
+  const auto y = multiply(p, dense, weight, bias, packed, at::empty(shape, dense.options()));
+  return together ? y : plus(y, added);
 }
 
 at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed,
@@ -205,15 +215,14 @@ at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   TORCH_CHECK(x.dim() == 4 && x.size(1) == in, "a picture of ", x.sizes(), " for weights of ", in);
   Product p;
   set_channels(p, weight, transposed);
-  TORCH_CHECK(!added.defined() || out == p.outputs, "nothing is added to ", out, " channels");
   const auto dense = with_channels(x, p.depth),
              more = added.defined() ? added.contiguous(at::MemoryFormat::ChannelsLast) : added;
   set_picture(p, dense.sizes());
-  if (more.defined()) set_added(p, more);
-  const auto y =
-      multiply(p, dense, weight, bias, packed,
-               at::empty({x.size(0), p.outputs, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast));
-  return out == p.outputs ? y : y.narrow(1, 0, out).contiguous(at::MemoryFormat::ChannelsLast);
+  const std::vector<int64_t> shape{x.size(0), p.outputs, x.size(2), x.size(3)};
+  const bool together = more.defined() && set_added(p, more, shape);
+  auto y = multiply(p, dense, weight, bias, packed, at::empty(shape, x.options(), at::MemoryFormat::ChannelsLast));
+  if (out != p.outputs) y = y.narrow(1, 0, out).contiguous(at::MemoryFormat::ChannelsLast);
+  return together ? y : plus(y, added);
 }
 
 bool takes_type(const at::Tensor& x, const at::Tensor& weight) {
@@ -255,10 +264,6 @@ bool product_takes_picture(const at::Tensor& x, const at::Tensor& weight) {
   set_channels(p, weight, false);
   set_picture(p, x.sizes());
   return operations(p) < kSerial && weight.is_contiguous(at::MemoryFormat::ChannelsLast) && takes_type(x, weight);
-}
-
-bool product_adds(const at::Tensor& added, const at::Tensor& weight) {
-  return added.scalar_type() == at::kBFloat16 && divided(weight);
 }
 
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated,

@@ -46,10 +46,12 @@ bool product_takes(const at::Tensor& x, const at::Tensor& weight);
 // are zeros. In the middle of a small model's step that is less than oneDNN's way to its kernel.
 bool product_takes_picture(const at::Tensor& x, const at::Tensor& weight);
 
-// Whether the kernel adds `added` to its results before it rounds them: bfloat16 of the results' shape, or of a 3 x 3
-// convolution's samples [B or 1, out, 1, 1], and not gated.
-bool product_adds(const at::Tensor& added, const at::Tensor& weight);
+// y + added, in the memory of `y`, which nobody else may have; y where there is nothing to add.
+inline at::Tensor plus(at::Tensor y, const at::Tensor& added) { return added.defined() ? y.add_(added) : y; }
 
+// `added`, where it is defined, can be added to the results. It is before they are rounded if it is bfloat16, and of
+// their shape or, in a 3 x 3 convolution, [B or 1, out, 1, 1].
+//
 // x [..., in], weight [out, in], bias [out] or undefined -> [..., out]; gated: [..., out / 2]
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated = false,
                           const PackedWeights::Ptr& packed = {}, const at::Tensor& added = {});

@@ -45,6 +45,7 @@ class SpatialTransformer {
   };
 
   at::Tensor attend_itself(const Block& block, const at::Tensor& rows, const Cancel& cancel, Steps* steps) const;
+  // Without the layer behind it.
   at::Tensor cross_attention(const CrossAttention& layer, const at::Tensor& x, AttentionContext& context, int64_t depth,
                              Steps* steps, std::vector<at::Tensor>& losses) const;
 

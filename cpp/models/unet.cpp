@@ -64,7 +64,7 @@ TimeShifts UNet::time_shifts(const at::Tensor& timesteps, const Conditions& cond
   const auto embedding = down_.time_embedding(timesteps, conditions, B);
   auto shifts = down_.time_shifts(embedding);
   for (const auto& block : up_) {
-    for (const auto& resnet : block.resnets) shifts.push_back(resnet.time(embedding));
+    for (const auto& resnet : block.resnets) shifts.push_back(resnet.shift(embedding));
   }
   return shifts;
 }

@@ -28,7 +28,8 @@ class UNet {
   at::Tensor operator()(Wordless begun, const TimeShifts& shifts, AttentionContext& context,
                         const Conditions& conditions) const;
 
-  // timesteps [b] -> [B, channels] for every resnet, B a multiple of b. Of `conditions`, what hangs on the timestep.
+  // timesteps [b] -> [B, channels, 1, 1] for every resnet, B a multiple of b. Of `conditions`, what hangs on the
+  // timestep.
   TimeShifts time_shifts(const at::Tensor& timesteps, const Conditions& conditions, int64_t B) const;
 
   // K of every cross-attention layer whose downsampling level is in `levels` (empty: all) for states [1, L, C].

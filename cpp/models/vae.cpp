@@ -15,9 +15,9 @@ Vae::Attention::Attention(const Scope& scope, int64_t c, int64_t groups)
       out(scope / "to_out" / 0, c, c) {}
 
 at::Tensor Vae::Attention::operator()(const at::Tensor& x) const {
-  const auto pixels = norm(x).flatten(2).transpose(1, 2).contiguous();  // [B, N, C]
+  const auto pixels = rows_of_picture(norm(x));
   const auto attended = self_attention(q(pixels).unsqueeze(1), k(pixels).unsqueeze(1), v(pixels).unsqueeze(1));
-  return x + out(attended.squeeze(1)).transpose(1, 2).reshape(x.sizes());
+  return picture_of_rows(out(attended.squeeze(1), nullptr, rows_of_picture(x)), x.size(2), x.size(3));
 }
 
 Vae::Middle::Middle(const Scope& scope, int64_t c, const VaeSpec& spec)

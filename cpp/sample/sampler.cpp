@@ -48,7 +48,7 @@ void check_numbers(const at::Tensor& values, const std::string& after) {
               "use dtype 'float32'; if that fails too, the model's weights or the subject's vectors are broken");
 }
 
-// By resnet, [steps, channels]. `scale`: the guidance scale, if the model is told.
+// By resnet, [steps, channels, 1, 1]. `scale`: the guidance scale, if the model is told.
 TimeShifts shifts_of(const DiffusionModel& model, const std::vector<double>& timesteps, double scale) {
   const auto t = to_device(at::tensor(timesteps, at::TensorOptions().dtype(at::kFloat)), model.compute.device);
   Conditions conditions;

@@ -224,7 +224,7 @@ describe('in a process of its own', () => {
     const alone = await live<string>('numbers', '1')
     // Products that are LibTorch's differ by rounding with its threads.
     skip(alone.dtype === 'float32', 'this processor has no kernel for products')
-    expect(Object.keys(alone)).toHaveLength(5)
+    expect(Object.keys(alone)).toHaveLength(6)
     expect(await live<string>('numbers', '2')).toEqual(alone)
   })
 

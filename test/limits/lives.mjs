@@ -98,6 +98,8 @@ async function numbers(threads) {
     dtype: personalizer.info.dtype,
     unguided: await draw({ guidanceScale: 1 }),
     guided: await draw({}),
+    // With one pixel at the bottom of the U-Net, which both halves come to together where there is one thread.
+    smallest: await draw({ width: 32, height: 32 }),
     larger: await draw({ guidanceScale: 1, width: 256, height: 192 }),
   }
   const subject = await personalizer.learn({ image, class: 'person', steps: 4, batch: 1 })

