@@ -1,8 +1,8 @@
 #include "models/product.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
-#include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
@@ -178,17 +178,20 @@ at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& weight, c
   return y;
 }
 
-// Adds `added` to p's results [samples, outputs, h, w] as the kernel does, if it can: of their shape, or, in a 3 x 3
-// convolution, [samples or 1, outputs, 1, 1]. It must live as long as p. Returns whether it can.
+// Lets the kernel add `added` to p's results [samples, outputs, h, w], if it can: bfloat16 that lies as they do, of
+// their shape, or, in a 3 x 3 convolution, [samples or 1, outputs, 1, 1]. It must live as long as p. Returns whether it
+// can.
 bool set_added(Product& p, const at::Tensor& added, at::IntArrayRef shape) {
-  if (added.scalar_type() != at::kBFloat16) return false;
+  if (!added.defined() || added.scalar_type() != at::kBFloat16) return false;
   const bool full = added.sizes() == shape;
-  const bool by_sample = p.taps == 9 && added.dim() == 4 && added.numel() == added.size(0) * p.outputs &&
-                         added.size(1) == p.outputs && (added.size(0) == 1 || added.size(0) == p.samples);
+  const bool by_sample = p.taps == 9 && added.dim() == 4 && added.size(1) == p.outputs &&
+                         added.numel() == added.size(0) * p.outputs &&
+                         (added.size(0) == 1 || added.size(0) == p.samples);
+  if (!full && !by_sample) return false;
+  p.added = added.const_data_ptr();
   p.added_pixel = full ? p.outputs : 0;
   p.added_sample = full ? p.pixels * p.outputs : added.size(0) == 1 ? 0 : p.outputs;
-  if (full || by_sample) p.added = added.const_data_ptr();
-  return full || by_sample;
+  return true;
 }
 
 at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed, bool gated,
@@ -203,7 +206,7 @@ at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   p.gated = gated;
   auto shape = dense.sizes().vec();
   shape.back() = gated ? p.outputs / 2 : p.outputs;
-  const bool together = more.defined() && set_added(p, more, shape);
+  const bool together = set_added(p, more, shape);
   const auto y = multiply(p, dense, weight, bias, packed, at::empty(shape, dense.options()));
   return together ? y : plus(y, added);
 }
@@ -215,11 +218,12 @@ at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   TORCH_CHECK(x.dim() == 4 && x.size(1) == in, "a picture of ", x.sizes(), " for weights of ", in);
   Product p;
   set_channels(p, weight, transposed);
-  const auto dense = with_channels(x, p.depth),
-             more = added.defined() ? added.contiguous(at::MemoryFormat::ChannelsLast) : added;
+  const auto dense = with_channels(x, p.depth), more = added.defined() && added.dim() == 4
+                                                           ? added.contiguous(at::MemoryFormat::ChannelsLast)
+                                                           : at::Tensor();
   set_picture(p, dense.sizes());
-  const std::vector<int64_t> shape{x.size(0), p.outputs, x.size(2), x.size(3)};
-  const bool together = more.defined() && set_added(p, more, shape);
+  const std::array<int64_t, 4> shape{x.size(0), p.outputs, x.size(2), x.size(3)};
+  const bool together = out == p.outputs && set_added(p, more, shape);
   auto y = multiply(p, dense, weight, bias, packed, at::empty(shape, x.options(), at::MemoryFormat::ChannelsLast));
   if (out != p.outputs) y = y.narrow(1, 0, out).contiguous(at::MemoryFormat::ChannelsLast);
   return together ? y : plus(y, added);
