@@ -61,9 +61,6 @@ class Solitude {
 
 Solitude solitude;
 
-// LibTorch's loops end when all threads are there; those that the system has put aside take milliseconds.
-constexpr auto kJoining = std::chrono::microseconds(200);
-
 thread_local Team* team = nullptr;  // that this thread leads
 
 // That this thread leads another one, or none.
@@ -142,10 +139,7 @@ void run_rows(int64_t rows, int64_t width, c10::function_ref<void(int64_t)> run)
 }
 
 void run_apart(int64_t items, c10::function_ref<void(int64_t)> run) {
-  // A loop needs two of LibTorch's threads: for one item a second one is woken, once, and either may take it. Within
-  // another loop there are no others.
-  const int64_t workers = in_team() ? 1 : worker_count(std::max<int64_t>(items, 2));
-  run_by(workers, items, [&](int64_t item, int64_t) {
+  run_by(in_team() ? 1 : worker_count(items), items, [&](int64_t item, int64_t) {
     const Leading nobody(nullptr);
     run(item);
   });
@@ -180,7 +174,8 @@ void run_led(c10::function_ref<void()> lead, int64_t items, c10::function_ref<vo
     for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) run(item);
   });
   if (own.size() == 1) return;
-  solitude.judge(own.was_held_up() || (items == 0 && Solitude::Clock::now() - through > kJoining));
+  // LibTorch's loop ends when all threads are there, those that the system has put aside as well.
+  solitude.judge(own.was_held_up() || (items == 0 && Solitude::Clock::now() - through > Team::kPatience));
 }
 
 }  // namespace swap::cpu

@@ -16,7 +16,7 @@ void run_parallel(int64_t items, c10::function_ref<void(int64_t item, int64_t wo
 // Calls run(row) for every row of so many values: several rows an item, since little is not worth waking a thread for.
 void run_rows(int64_t rows, int64_t width, c10::function_ref<void(int64_t row)> run);
 
-// Calls run(item) for every item, each on one thread: what it calls has no other.
+// Calls run(item) for every one of several items, each on one thread: what it calls has no other.
 void run_apart(int64_t items, c10::function_ref<void(int64_t item)> run);
 
 // Calls lead() on this thread, whose loops here the others take items of without being woken (Team), and then run(item)

@@ -147,6 +147,12 @@ void write_pixel(Isa::V a, Isa::V b, BFloat16* y) {
   }
 }
 
+// What is added to the first pixel of a run's sample, where something is.
+template <int kCount>
+const BFloat16* added_to(const Product& p, const Part& part, const Run<kCount>& pixels, int64_t group) {
+  return static_cast<const BFloat16*>(p.added) + (part.sample + pixels.sample) * p.added_sample + kGroup * group;
+}
+
 template <bool kGated, int kCount>
 void write(const Product& p, const Part& part, const Run<kCount>& pixels, const float* left, const float* right,
            int64_t group) {
@@ -156,11 +162,10 @@ void write(const Product& p, const Part& part, const Run<kCount>& pixels, const 
   const auto a = bias ? Isa::load(bias + kWidth * group) : Isa::set(0),
              b = bias ? Isa::load(bias + second) : Isa::set(0);
   auto* const y = static_cast<BFloat16*>(p.y) + (part.sample + pixels.sample) * p.pixels * row + kWidth * group;
-  const auto* const added = static_cast<const BFloat16*>(p.added) +
-                            (p.added ? (part.sample + pixels.sample) * p.added_sample + kWidth * group : 0);
+  const auto* const added = p.added ? added_to(p, part, pixels, group) : nullptr;
   const auto write_one = [&](int64_t i, int64_t pixel) {
     auto u = Isa::add(Isa::load(left + 16 * i), a), v = Isa::add(Isa::load(right + 16 * i), b);
-    if (!kGated && p.added) {
+    if (!kGated && added) {
       u = Isa::add(u, Isa::load(added + pixel * p.added_pixel));
       v = Isa::add(v, Isa::load(added + pixel * p.added_pixel + 16));
     }
@@ -183,8 +188,7 @@ void write(const Product& p, const Part& part, const Run<kCount>& pixels, const 
 // no two pixels.
 template <int kCount>
 void ask_for_added(const Product& p, const Part& part, const Run<kCount>& pixels, int64_t group) {
-  const auto* const added = static_cast<const BFloat16*>(p.added) + (part.sample + pixels.sample) * p.added_sample +
-                            pixels.pixel(p, part) * p.added_pixel + kGroup * group;
+  const auto* const added = added_to(p, part, pixels, group) + pixels.pixel(p, part) * p.added_pixel;
   for (int64_t i = 0; i < kCount; ++i) {
     _mm_prefetch(reinterpret_cast<const char*>(added + i * p.added_pixel), _MM_HINT_T0);
   }

@@ -1,7 +1,6 @@
 #include "cpu/team.h"
 
 #include <algorithm>
-#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -13,8 +12,6 @@ namespace swap::cpu {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr auto kPatience = std::chrono::microseconds(200);  // the system puts a thread aside for milliseconds
 
 // Where there are more threads than cores, whoever is waited for may need this one's.
 class Patience {

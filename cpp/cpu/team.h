@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -15,6 +16,9 @@ namespace swap::cpu {
 class Team {
  public:
   using Run = std::function<void(int64_t item, int64_t worker)>;
+
+  // Who is later than this was put aside by the system, which takes milliseconds.
+  static constexpr std::chrono::microseconds kPatience{200};
 
   explicit Team(int64_t size) : size_(size) {}
 

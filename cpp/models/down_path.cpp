@@ -37,15 +37,15 @@ at::Tensor change_size(const Conv2d& resample, const at::Tensor& x) {
   return as_node(block, resample.padding == 0 ? at::constant_pad_nd(x, {0, 1, 0, 1}) : x).y;
 }
 
+at::Tensor part_of(const at::Tensor& x, Share share, int64_t B) {
+  if (share.count == B || !x.defined()) return x;
+  const int64_t b = x.size(0), first = share.first % b;
+  return first + share.count <= b ? x.narrow(0, first, share.count) : share.of(repeat_to(x, B));
+}
+
 Wordless Wordless::of(Share share, int64_t B) const {
-  if (share.count == B) return *this;
-  const auto some = [&](const at::Tensor& all) {
-    if (!all.defined()) return all;
-    const int64_t b = all.size(0), first = share.first % b;
-    return first + share.count <= b ? all.narrow(0, first, share.count) : share.of(repeat_to(all, B));
-  };
-  Wordless result{{}, some(x), some(rows)};
-  for (const auto& skip : skips) result.skips.push_back(some(skip));
+  Wordless result{{}, part_of(x, share, B), part_of(rows, share, B)};
+  for (const auto& skip : skips) result.skips.push_back(part_of(skip, share, B));
   return result;
 }
 

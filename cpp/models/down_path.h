@@ -24,13 +24,16 @@ at::Tensor run_pair(const ResnetBlock& resnet, const SpatialTransformer* transfo
 // A convolution from one level to the next, a node as well.
 at::Tensor change_size(const Conv2d& resample, const at::Tensor& x);
 
+// A share of the batch of B that x [b, ...] stands for again and again; x itself where that is the whole batch.
+at::Tensor part_of(const at::Tensor& x, Share share, int64_t B);
+
 // What a U-Net computes before its first cross-attention, and what no word reaches: [b, ...] each.
 struct Wordless {
   std::vector<at::Tensor> skips;  // those that are made until then
   at::Tensor x;                   // what comes behind them
   at::Tensor rows;                // how far the transformer has come that takes `x`; undefined: the middle takes it
 
-  // Rows of the batch of B that this stands for again and again.
+  // part_of() each.
   Wordless of(Share share, int64_t B) const;
 };
 

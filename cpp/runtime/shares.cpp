@@ -12,12 +12,12 @@ Shares Shares::apart(int64_t rows) { return Shares(rows, cpu::worker_count(rows)
 
 void Shares::run(c10::function_ref<void(int64_t, Share)> run, c10::function_ref<void()> then,
                  c10::function_ref<void()> meanwhile) const {
-  const auto all = [&] {
-    run(0, share(0));
-    then();
-  };
-  if (!apart_) return all();
-  if (count_ == 1) return cpu::run_led(all);
+  if (count_ == 1) {
+    return run_one([&] {
+      run(0, share(0));
+      then();
+    });
+  }
   std::atomic<int64_t> left = count_;
   const at::ThreadLocalState state;
   cpu::run_apart(count_, [&](int64_t index) {
@@ -33,17 +33,19 @@ void Shares::run(c10::function_ref<void(int64_t, Share)> run, c10::function_ref<
 }
 
 void Shares::run_after(c10::function_ref<void()> common, c10::function_ref<void(int64_t, Share)> run) const {
-  const auto all = [&] {
-    common();
-    run(0, share(0));
-  };
-  if (!apart_) return all();
-  if (count_ == 1) return cpu::run_led(all);
+  if (count_ == 1) {
+    return run_one([&] {
+      common();
+      run(0, share(0));
+    });
+  }
   const at::ThreadLocalState state;
   cpu::run_led(common, count_, [&](int64_t index) {
     const at::ThreadLocalStateGuard guard(state);
     run(index, share(index));
   });
 }
+
+void Shares::run_one(c10::function_ref<void()> all) const { apart_ ? cpu::run_led(all) : all(); }
 
 }  // namespace swap

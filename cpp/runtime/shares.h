@@ -40,6 +40,9 @@ class Shares {
   void run_after(c10::function_ref<void()> common, c10::function_ref<void(int64_t index, Share share)> run) const;
 
  private:
+  // Where there is one share: with all threads, or with their help.
+  void run_one(c10::function_ref<void()> all) const;
+
   Share share(int64_t index) const {
     const int64_t first = rows_ * index / count_;
     return {first, rows_ * (index + 1) / count_ - first};

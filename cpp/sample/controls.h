@@ -15,8 +15,6 @@ class Controls {
   // Embeds the pictures, once for all steps. `width` and `height` are those of the pictures that are made.
   Controls(const DiffusionModel& model, const std::vector<ControlImage>& requests, int64_t width, int64_t height);
 
-  bool empty() const { return controls_.empty(); }
-
   // Adds the residuals of call `index` of `calls` to `conditions`: of each net that takes part in it. K and V states
   // are the U-Net's; reference keys and losses stay with the U-Net.
   void add(int64_t index, int64_t calls, const at::Tensor& latents, const at::Tensor& timesteps,

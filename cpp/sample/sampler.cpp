@@ -48,14 +48,6 @@ void check_numbers(const at::Tensor& values, const std::string& after) {
               "use dtype 'float32'; if that fails too, the model's weights or the subject's vectors are broken");
 }
 
-// By resnet, [steps, channels, 1, 1]. `scale`: the guidance scale, if the model is told.
-TimeShifts shifts_of(const DiffusionModel& model, const std::vector<double>& timesteps, double scale) {
-  const auto t = to_device(at::tensor(timesteps, at::TensorOptions().dtype(at::kFloat)), model.compute.device);
-  Conditions conditions;
-  if (scale != 0) conditions.guidance = at::full_like(t, scale - 1);
-  return model.unet.time_shifts(t, conditions, t.size(0));
-}
-
 TimeShifts of(Share share, const TimeShifts& all) {
   TimeShifts shifts;
   for (const auto& shift : all) shifts.push_back(share.of(shift));
@@ -80,6 +72,9 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
   // A model that is told the guidance scale was distilled from a guided one.
   const bool told = model.spec.unet.guidance_width > 0;
   const bool guided = request.guidance_scale > 1 && !told;
+  const auto guidance_of = [&](const at::Tensor& t) {
+    return told ? at::full_like(t, request.guidance_scale - 1) : at::Tensor();
+  };
   const int64_t count = static_cast<int64_t>(request.seeds.size());
   const int64_t batch = batch_size(model, request, height, width, guided);
 
@@ -124,7 +119,13 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
     std::vector<std::vector<CrossProjection>> projections(shares.count());
     // What follows from the timesteps alone: of all of them at once, unless a prompt's pooled states hang on them.
     const bool pools = model.spec.unet.pooled_width > 0;
-    const auto all_shifts = pools ? TimeShifts() : shifts_of(model, timesteps, told ? request.guidance_scale : 0);
+    TimeShifts all_shifts;  // by resnet, [steps, channels, 1, 1]
+    if (!pools) {
+      const auto t = to_device(at::tensor(timesteps, at::TensorOptions().dtype(at::kFloat)), model.compute.device);
+      Conditions conditions;
+      conditions.guidance = guidance_of(t);
+      all_shifts = model.unet.time_shifts(t, conditions, t.size(0));
+    }
 
     for (int64_t i = scheduler->begin(); i < static_cast<int64_t>(timesteps.size()); ++i) {
       const auto& states = prompt.at(timesteps[i]);
@@ -143,14 +144,14 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       auto noisy = scheduler->scale_model_input(latents, i);
       // Before the first cross-attention the two halves of a guided batch differ in pooled states alone; without those
       // that part is computed once.
-      if (states.pooled.defined()) noisy = repeat_to(noisy, B);
+      if (pools) noisy = repeat_to(noisy, B);
       const auto t = at::full({noisy.size(0)}, timesteps[i], noisy.options().dtype(at::kFloat));
       Conditions conditions;
-      if (states.pooled.defined()) {
+      if (pools) {
         conditions.pooled = rows(unwanted.pooled, states.pooled);
         conditions.time_ids = rows(unwanted_sizes, sizes);
       }
-      if (told) conditions.guidance = at::full_like(t, request.guidance_scale - 1);
+      conditions.guidance = guidance_of(t);
 
       TimeShifts shifts;
       Wordless begun;
@@ -160,7 +161,7 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       };
       std::vector<at::Tensor> outputs(shares.count());
       shares.run_after(common, [&](int64_t index, Share share) {
-        const auto some = [&](const at::Tensor& all) { return share.count < B ? share.of(all) : all; };
+        const auto some = [&](const at::Tensor& all) { return part_of(all, share, B); };
         AttentionContext context;
         context.cancel = cancel;
         context.k_states = some(k);
@@ -170,10 +171,7 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
         given.pooled = some(conditions.pooled);
         given.time_ids = some(conditions.time_ids);
         given.guidance = some(conditions.guidance);
-        if (!controls.empty()) {
-          const auto each = [&](const at::Tensor& x) { return share.count < B ? share.of(repeat_to(x, B)) : x; };
-          controls.add(i - scheduler->begin(), calls, each(noisy), each(t), context, given);
-        }
+        controls.add(i - scheduler->begin(), calls, part_of(noisy, share, B), part_of(t, share, B), context, given);
         outputs[index] = model.unet(begun.of(share, B), pools ? of(share, shifts) : shifts, context, given);
       });
       auto output = at::cat(outputs);

@@ -15,19 +15,10 @@
 #include "checks.h"
 #include "cpu/parallel.h"
 #include "models/down_path.h"
+#include "threads.h"
 
 using swap::Share;
 using swap::Shares;
-
-namespace {
-
-struct Threads {
-  explicit Threads(int count) { at::set_num_threads(count); }
-  ~Threads() { at::set_num_threads(before); }
-  int before = at::get_num_threads();
-};
-
-}  // namespace
 
 TEST_CASE("every row is in one share, and shares are as equal as they can be") {
   for (const int threads : {1, 2, 3, 8}) {

@@ -1,8 +1,6 @@
 // Threads that take items of one thread's loops.
 #include "cpu/team.h"
 
-#include <ATen/Parallel.h>
-
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
@@ -11,6 +9,7 @@
 
 #include "checks.h"
 #include "cpu/parallel.h"
+#include "threads.h"
 
 using swap::cpu::run_led;
 using swap::cpu::run_parallel;
@@ -18,12 +17,6 @@ using swap::cpu::Team;
 using swap::cpu::worker_count;
 
 namespace {
-
-struct Threads {
-  explicit Threads(int count) { at::set_num_threads(count); }
-  ~Threads() { at::set_num_threads(before); }
-  int before = at::get_num_threads();
-};
 
 // A team whose helpers are threads of our own.
 struct Helped {
