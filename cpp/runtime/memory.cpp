@@ -99,7 +99,7 @@ class BlockAllocator final : public c10::Allocator {
   void* take(size_t size) {
     const std::lock_guard lock(mutex_);
     void* data = nullptr;
-    if (const auto best = kept_.lower_bound(size); best != kept_.end() && best->first <= size + size / 8) {
+    if (const auto best = find(size); best != kept_.end()) {
       size = best->first;
       data = best->second.data;
       use_.kept -= size;
@@ -133,7 +133,7 @@ class BlockAllocator final : public c10::Allocator {
     live_.erase(found);
     use_.live -= size;
     use_.kept += size;
-    kept_.emplace_hint(kept_.lower_bound(size), size, Waiting{data, ++given_back_});
+    kept_.emplace_hint(kept_.lower_bound(size), size, Waiting{data, ++given_back_, this_thread()});
   }
 
   // Lets go of blocks, those that have waited longest first, until `most` bytes are kept.
@@ -154,13 +154,29 @@ class BlockAllocator final : public c10::Allocator {
 
   struct Waiting {
     void* data;
-    uint64_t since;  // how many had been given back by then
+    uint64_t since;      // how many had been given back by then
+    const void* thread;  // that gave it back
   };
+  using Kept = std::multimap<size_t, Waiting>;  // by size; of one size the newest first
+
+  // One that fits, if it may be this thread's: what another has written lies in its core's caches, and shares of a
+  // batch would pass their blocks to and fro.
+  Kept::iterator find(size_t size) {
+    const auto first = kept_.lower_bound(size);
+    auto block = first;
+    for (; block != kept_.end() && block->first <= size + size / 8; ++block) {
+      if (block->second.thread == this_thread()) return block;
+    }
+    return block == first ? kept_.end() : first;
+  }
+
+  // Differs from that of all other threads that live.
+  static const void* this_thread() { return &small_pages; }
 
   c10::Allocator* other_;  // LibTorch's own
   BriefMutex mutex_;
   std::unordered_map<void*, size_t> live_;
-  std::multimap<size_t, Waiting> kept_;  // by size; of one size the newest first
+  Kept kept_;
   uint64_t given_back_ = 0;
   MemoryUse use_;
 };

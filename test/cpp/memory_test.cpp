@@ -42,6 +42,22 @@ TEST_CASE("a large tensor's memory is the next one's of about its size") {
   CHECK(swap::memory_use().peak == swap::memory_use().live);
 }
 
+TEST_CASE("a thread gets what it has given back itself, rather than what another has since") {
+  swap::keep_blocks();
+  swap::release_kept_blocks();
+  auto x = bytes(kMegabyte), y = bytes(kMegabyte);
+  const void *const own = x.data_ptr(), *const others = y.data_ptr();
+  x = at::Tensor();
+  std::thread([&] { y = at::Tensor(); }).join();
+  x = bytes(kMegabyte);
+  CHECK(x.data_ptr() == own);
+  // But another's rather than the system's.
+  y = bytes(kMegabyte);
+  CHECK(y.data_ptr() == others);
+  x = y = at::Tensor();
+  swap::release_kept_blocks();
+}
+
 TEST_CASE("small tensors of every size have their bytes to themselves, and their memory is the next one's") {
   swap::keep_blocks();
   const auto live = swap::memory_use().live;
