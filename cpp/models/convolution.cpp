@@ -84,11 +84,11 @@ void add_up(const T* parts, T* out, at::IntArrayRef shape, Moves moves) {
 }  // namespace
 
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
-                    int64_t padding, const PackedWeights::Ptr& packed, const at::Tensor& added) {
+                    int64_t padding, PackedWeights* packed, const at::Tensor& added) {
   check_no_graph(x);
   if (added.defined()) check_no_graph(added);
   const Moves moves{stride, padding};
-  if (by_own_kernel(x, weight, moves, packed.defined())) return product_convolution(x, weight, bias, packed, added);
+  if (by_own_kernel(x, weight, moves, packed != nullptr)) return product_convolution(x, weight, bias, packed, added);
   if (!by_neighbourhoods(x.sizes(), weight, moves, x)) {
     return plus(at::conv2d(x, weight, bias, {stride, stride}, {padding, padding}), added);
   }
@@ -97,9 +97,9 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Ten
 }
 
 at::Tensor convolution_gradient(const at::Tensor& dy, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,
-                                int64_t padding, const PackedWeights::Ptr& packed) {
+                                int64_t padding, PackedWeights* packed) {
   const Moves moves{stride, padding};
-  if (by_own_kernel(dy, weight, moves, packed.defined())) return product_convolution_gradient(dy, weight, packed);
+  if (by_own_kernel(dy, weight, moves, packed != nullptr)) return product_convolution_gradient(dy, weight, packed);
   if (!by_neighbourhoods(shape, weight, moves, dy)) {
     // Only the shape and the layout of the input are looked at: its memory is never touched.
     const auto input = at::empty(shape, dy.options(), at::MemoryFormat::ChannelsLast);

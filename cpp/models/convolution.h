@@ -11,10 +11,10 @@ namespace swap {
 // out, 1, 1] or undefined -> [B, out, h', w'] channels-last. The sum is rounded once where our own kernel makes it
 // (product.h).
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride,
-                    int64_t padding, const PackedWeights::Ptr& packed = {}, const at::Tensor& added = {});
+                    int64_t padding, PackedWeights* packed = nullptr, const at::Tensor& added = {});
 
 // dy [B, out, h', w'], the shape of x -> dx
 at::Tensor convolution_gradient(const at::Tensor& dy, at::IntArrayRef shape, const at::Tensor& weight, int64_t stride,
-                                int64_t padding, const PackedWeights::Ptr& packed = {});
+                                int64_t padding, PackedWeights* packed = nullptr);
 
 }  // namespace swap

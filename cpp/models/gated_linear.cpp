@@ -45,7 +45,7 @@ at::Tensor plain(const at::Tensor& x, const at::Tensor& weight, const at::Tensor
 }
 
 at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                   const PackedWeights::Ptr& packed) {
+                   PackedWeights* packed) {
   if (product_takes(x, weight)) return product_linear(x, weight, bias, true, packed);
   const auto& fused = Fused::get();
   if (!fused.take(x)) return plain(x, weight, bias);
@@ -58,7 +58,7 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tens
 // From the input alone, the product is taken again: the layer's output is eight times as wide, and with its GELU twelve
 // times.
 at::Tensor input_gradient(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                          const PackedWeights::Ptr& packed, const at::Tensor& dy) {
+                          PackedWeights* packed, const at::Tensor& dy) {
   const auto gradient = geglu_gradient(linear(x, weight, bias, packed), dy);
   return linear_gradient(gradient, weight, packed);
 }
@@ -66,10 +66,12 @@ at::Tensor input_gradient(const at::Tensor& x, const at::Tensor& weight, const a
 }  // namespace
 
 at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                        const PackedWeights::Ptr& packed, Steps* steps) {
+                        PackedWeights* packed, Steps* steps) {
   check_no_graph(x);
   if (noted(steps)) {
-    steps->then([=](const at::Tensor& dy) { return input_gradient(x, weight, bias, packed, dy); });
+    steps->then([=, weight = &weight, bias = &bias](const at::Tensor& dy) {
+      return input_gradient(x, *weight, *bias, packed, dy);
+    });
   }
   return compute(x, weight, bias, packed);
 }

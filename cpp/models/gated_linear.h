@@ -11,6 +11,6 @@ namespace swap {
 // x [B, N, C], weight [2 out, C], bias [2 out] -> [B, N, out]: the first half of the linear layer's output times GELU
 // of the second
 at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                        const PackedWeights::Ptr& packed = {}, Steps* steps = nullptr);
+                        PackedWeights* packed = nullptr, Steps* steps = nullptr);
 
 }  // namespace swap

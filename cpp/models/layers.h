@@ -38,8 +38,8 @@ struct Linear {
 
   // `added`: to what comes out, and none of the way back that is noted here.
   at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr, const at::Tensor& added = {}) const {
-    if (noted(steps)) steps->then([this](const at::Tensor& dy) { return linear_gradient(dy, weight, packed); });
-    return linear(x, weight, bias, packed, added);
+    if (noted(steps)) steps->then([this](const at::Tensor& dy) { return linear_gradient(dy, weight, packed.get()); });
+    return linear(x, weight, bias, packed.get(), added);
   }
 
  private:
@@ -65,11 +65,11 @@ struct Conv2d {
   // `added`: as of Linear.
   at::Tensor operator()(const at::Tensor& x, Steps* steps = nullptr, const at::Tensor& added = {}) const {
     if (noted(steps)) steps->then(way_back(x));
-    return convolve(x, weight, bias, stride, padding, packed, added);
+    return convolve(x, weight, bias, stride, padding, packed.get(), added);
   }
   Steps::Step way_back(const at::Tensor& x) const {
     return [this, shape = x.sizes().vec()](const at::Tensor& dy) {
-      return convolution_gradient(dy, shape, weight, stride, padding, packed);
+      return convolution_gradient(dy, shape, weight, stride, padding, packed.get());
     };
   }
 };

@@ -10,9 +10,9 @@ namespace swap {
 // x [..., in], weight [out, in], bias [out] or undefined, `added` [..., out] or undefined -> [..., out]. The sum is
 // rounded once where our own kernel makes it (product.h).
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                  const PackedWeights::Ptr& packed = {}, const at::Tensor& added = {});
+                  PackedWeights* packed = nullptr, const at::Tensor& added = {});
 
 // dy [..., out] -> dx [..., in]
-at::Tensor linear_gradient(const at::Tensor& dy, const at::Tensor& weight, const PackedWeights::Ptr& packed = {});
+at::Tensor linear_gradient(const at::Tensor& dy, const at::Tensor& weight, PackedWeights* packed = nullptr);
 
 }  // namespace swap

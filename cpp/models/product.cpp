@@ -40,9 +40,10 @@ at::Tensor widened(const at::Tensor& some) {
 }
 
 // x [B, C, h, w] -> [B, n, h, w] channels-last, with zeros after its own channels
-at::Tensor with_channels(const at::Tensor& x, int64_t n) {
-  if (x.size(1) == n) return x.contiguous(at::MemoryFormat::ChannelsLast);
-  return at::constant_pad_nd(x.permute({0, 2, 3, 1}), {0, n - x.size(1)}).contiguous().permute({0, 3, 1, 2});
+c10::MaybeOwned<at::Tensor> with_channels(const at::Tensor& x, int64_t n) {
+  if (x.size(1) == n) return x.expect_contiguous(at::MemoryFormat::ChannelsLast);
+  const auto padded = at::constant_pad_nd(x.permute({0, 2, 3, 1}), {0, n - x.size(1)});
+  return c10::MaybeOwned<at::Tensor>::owned(padded.contiguous().permute({0, 3, 1, 2}));
 }
 
 // [out, in] or [out, in, k, k] as [rows][taps][channels], from either end.
@@ -109,7 +110,7 @@ void ask_for([[maybe_unused]] const at::BFloat16* weights) {
 }
 
 // The smaller factor is packed first, for all; the larger one piece by piece, by the thread that multiplies with it.
-void run(Product& p, const at::Tensor& weight, const PackedWeights::Ptr& packed) {
+void run(Product& p, const at::Tensor& weight, PackedWeights* packed) {
   const auto& kernel = *cpu::product_kernels().front();
   const auto* const kept = packed && kernel.asks_ahead ? packed->get(p, weight, kernel) : nullptr;
   const auto wide = kept ? at::Tensor() : widened(weight);
@@ -162,16 +163,14 @@ void run(Product& p, const at::Tensor& weight, const PackedWeights::Ptr& packed)
   }
 }
 
-// Asking LibTorch whether there is anything to do would take a third of a microsecond, for each layer.
-at::Tensor as_bfloat16(const at::Tensor& x) {
-  return x.scalar_type() == at::kBFloat16 && x.is_contiguous() ? x : x.to(at::kBFloat16).contiguous();
-}
-
 at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                    const PackedWeights::Ptr& packed, const at::Tensor& y) {
+                    PackedWeights* packed, const at::Tensor& y) {
   const int64_t outputs = weight.size(p.transposed ? 1 : 0);
   TORCH_CHECK(!bias.defined() || bias.numel() == outputs, "a bias of ", bias.numel(), " for ", outputs);
-  const auto values = bias.defined() ? widened(as_bfloat16(bias)) : bias;
+  const bool ready =
+      !bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous() && divided(bias));
+  const auto made = ready ? at::Tensor() : widened(bias.to(at::kBFloat16).contiguous());
+  const auto& values = ready ? bias : made;
   p.x = x.const_data_ptr(), p.y = y.mutable_data_ptr();
   p.bias = values.defined() ? values.const_data_ptr() : nullptr;
   run(p, weight, packed);
@@ -194,37 +193,41 @@ bool set_added(Product& p, const at::Tensor& added, at::IntArrayRef shape) {
   return true;
 }
 
+// `x` where it is to be had, as `expect_contiguous` gives it.
+c10::MaybeOwned<at::Tensor> dense_if(bool wanted, const at::Tensor& x, at::MemoryFormat format) {
+  return wanted ? x.expect_contiguous(format) : c10::MaybeOwned<at::Tensor>::owned(at::Tensor());
+}
+
 at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed, bool gated,
-                  const PackedWeights::Ptr& packed, const at::Tensor& added = {}) {
+                  PackedWeights* packed, const at::Tensor& added = {}) {
   SWAP_RECORD("swap::linear", x, weight);
-  const auto dense = x.contiguous(), more = added.defined() ? added.contiguous() : added;
+  const auto dense = x.expect_contiguous(), more = dense_if(added.defined(), added, at::MemoryFormat::Contiguous);
   Product p;
   set_channels(p, weight, transposed);
   TORCH_CHECK(x.size(-1) == p.depth, "rows of ", x.size(-1), " for weights of ", p.depth);
   TORCH_CHECK(!gated || !added.defined(), "something to add to what a gate gives");
-  set_matrix(p, dense.numel() / p.depth);
+  set_matrix(p, dense->numel() / p.depth);
   p.gated = gated;
-  auto shape = dense.sizes().vec();
+  auto shape = dense->sizes().vec();
   shape.back() = gated ? p.outputs / 2 : p.outputs;
-  const bool together = set_added(p, more, shape);
-  const auto y = multiply(p, dense, weight, bias, packed, at::empty(shape, dense.options()));
+  const bool together = set_added(p, *more, shape);
+  const auto y = multiply(p, *dense, weight, bias, packed, at::empty(shape, dense->options()));
   return together ? y : plus(y, added);
 }
 
 at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed,
-                   const PackedWeights::Ptr& packed, const at::Tensor& added = {}) {
+                   PackedWeights* packed, const at::Tensor& added = {}) {
   SWAP_RECORD("swap::convolution", x, weight);
   const int64_t in = weight.size(transposed ? 0 : 1), out = weight.size(transposed ? 1 : 0);
   TORCH_CHECK(x.dim() == 4 && x.size(1) == in, "a picture of ", x.sizes(), " for weights of ", in);
   Product p;
   set_channels(p, weight, transposed);
-  const auto dense = with_channels(x, p.depth), more = added.defined() && added.dim() == 4
-                                                           ? added.contiguous(at::MemoryFormat::ChannelsLast)
-                                                           : at::Tensor();
-  set_picture(p, dense.sizes());
+  const auto dense = with_channels(x, p.depth);
+  const auto more = dense_if(added.defined() && added.dim() == 4, added, at::MemoryFormat::ChannelsLast);
+  set_picture(p, dense->sizes());
   const std::array<int64_t, 4> shape{x.size(0), p.outputs, x.size(2), x.size(3)};
-  const bool together = out == p.outputs && set_added(p, more, shape);
-  auto y = multiply(p, dense, weight, bias, packed, at::empty(shape, x.options(), at::MemoryFormat::ChannelsLast));
+  const bool together = out == p.outputs && set_added(p, *more, shape);
+  auto y = multiply(p, *dense, weight, bias, packed, at::empty(shape, x.options(), at::MemoryFormat::ChannelsLast));
   if (out != p.outputs) y = y.narrow(1, 0, out).contiguous(at::MemoryFormat::ChannelsLast);
   return together ? y : plus(y, added);
 }
@@ -271,21 +274,21 @@ bool product_takes_picture(const at::Tensor& x, const at::Tensor& weight) {
 }
 
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated,
-                          const PackedWeights::Ptr& packed, const at::Tensor& added) {
+                          PackedWeights* packed, const at::Tensor& added) {
   return matrix(x, weight, bias, false, gated, packed, added);
 }
 
-at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight, const PackedWeights::Ptr& packed) {
+at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight, PackedWeights* packed) {
   return matrix(dy, weight, {}, true, false, packed);
 }
 
 at::Tensor product_convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                               const PackedWeights::Ptr& packed, const at::Tensor& added) {
+                               PackedWeights* packed, const at::Tensor& added) {
   return picture(x, weight, bias, false, packed, added);
 }
 
 at::Tensor product_convolution_gradient(const at::Tensor& dy, const at::Tensor& weight,
-                                        const PackedWeights::Ptr& packed) {
+                                        PackedWeights* packed) {
   return picture(dy, weight, {}, true, packed);
 }
 

@@ -54,17 +54,17 @@ inline at::Tensor plus(at::Tensor y, const at::Tensor& added) { return added.def
 //
 // x [..., in], weight [out, in], bias [out] or undefined -> [..., out]; gated: [..., out / 2]
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated = false,
-                          const PackedWeights::Ptr& packed = {}, const at::Tensor& added = {});
+                          PackedWeights* packed = nullptr, const at::Tensor& added = {});
 // dy [..., out] -> dx [..., in]
 at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight,
-                                   const PackedWeights::Ptr& packed = {});
+                                   PackedWeights* packed = nullptr);
 
 // x [B, in, h, w] channels-last, weight [out, in, 3, 3] or [out, in, 1, 1] channels-last -> [B, out, h, w]
 // channels-last, with a border of one zero around x for 3 x 3
 at::Tensor product_convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                               const PackedWeights::Ptr& packed = {}, const at::Tensor& added = {});
+                               PackedWeights* packed = nullptr, const at::Tensor& added = {});
 // dy [B, out, h, w] -> dx [B, in, h, w]
 at::Tensor product_convolution_gradient(const at::Tensor& dy, const at::Tensor& weight,
-                                        const PackedWeights::Ptr& packed = {});
+                                        PackedWeights* packed = nullptr);
 
 }  // namespace swap

@@ -85,7 +85,7 @@ at::Tensor SpatialTransformer::operator()(const at::Tensor& x, const at::Tensor&
       });
       h = residual(steps, [&] {
         const auto& gate = block.gate;
-        const auto gated = gated_linear(block.norm3(h, steps), gate.weight, gate.bias, gate.packed, steps);
+        const auto gated = gated_linear(block.norm3(h, steps), gate.weight, gate.bias, gate.packed.get(), steps);
         return block.out(gated, steps, h);
       });
     }
@@ -136,7 +136,7 @@ at::Tensor SpatialTransformer::cross_attention(const CrossAttention& layer, cons
       const auto [dq, dk, dv] = gradient(dout, carried.losses[number], for_q);
       carried.x = for_q ? join_heads(dq).to(dtype) : at::Tensor();
       const auto to_states = [&](const at::Tensor& projected, const Linear& projection, at::Tensor& states) {
-        const auto more = linear_gradient(join_heads(projected).to(dtype), projection.weight, projection.packed);
+        const auto more = linear_gradient(join_heads(projected).to(dtype), projection.weight, projection.packed.get());
         states = states.defined() ? states + more : more;
       };
       to_states(dk, layer.k, carried.k_states), to_states(dv, layer.v, carried.v_states);

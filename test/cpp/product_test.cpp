@@ -171,7 +171,7 @@ TEST_CASE("layers that keep their weights packed have the same results, forth an
   check(with(convolution), picture, random({1, 4, 9, 7}));
   const auto gated = [&](const swap::PackedWeights::Ptr& packed) {
     return [&, packed](const at::Tensor& input, swap::Steps* steps) {
-      return swap::gated_linear(input, weight, bias, packed, steps);
+      return swap::gated_linear(input, weight, bias, packed.get(), steps);
     };
   };
   check(gated, x, random({40, 64}));
