@@ -31,7 +31,7 @@ at::Tensor causal_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) 
   }
   if (noted(steps)) {
     steps->then([=](const at::Tensor& dy) {
-      const auto gradient = at::empty_like(qkv);
+      const auto gradient = fresh(qkv, qkv.sizes());
       const auto [q, k, v] = split_sides(qkv, heads);
       const auto [dq, dk, dv] = split_sides(gradient, heads);
       split_attention_gradient_fused_cpu(*kernel, q, k, v, {}, {}, /*causal=*/true, split_heads(dy, heads), {}, dq, dk,

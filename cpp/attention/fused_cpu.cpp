@@ -11,6 +11,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "runtime/record.h"
+#include "runtime/scratch.h"
 
 namespace swap {
 namespace {
@@ -60,10 +61,9 @@ int64_t items(const Problem& p) { return p.batch * p.heads * p.chunks; }
 
 void run(const Problem& p, const cpu::Kernel& kernel, bool backward) {
   const int64_t size = cpu::round_up(static_cast<int64_t>(kernel.workspace(p, backward)), 64);
-  const auto memory = at::empty({cpu::worker_count(items(p)) * size}, at::kByte);
-  auto* const base = memory.mutable_data_ptr<uint8_t>();
+  const Scratch<char> memory(cpu::worker_count(items(p)) * size);
   cpu::run_parallel(items(p), [&](int64_t item, int64_t worker) {
-    (backward ? kernel.backward : kernel.forward)(p, item, base + worker * size);
+    (backward ? kernel.backward : kernel.forward)(p, item, memory.data() + worker * size);
   });
 }
 
@@ -72,14 +72,12 @@ SplitAttentionResult compute_forward(const cpu::Kernel& kernel, const Inputs& in
   Problem p = inputs.problem();
   SplitAttentionResult result{rows_with_heads(inputs.q), {}};
   p.out = mutable_rows_of(result.out);
-  at::Tensor losses;
-  if (inputs.k_ref.defined()) {
-    losses = at::empty({p.batch, p.heads * p.chunks}, at::kDouble);
-    p.loss = losses.mutable_data_ptr<double>();
-  }
+  const bool wanted = inputs.k_ref.defined();
+  const Scratch<double> losses(wanted ? items(p) : 0);
+  p.loss = losses.data();
   run(p, kernel, false);
-  if (!losses.defined()) return result;
-  result.loss = at::empty({p.batch}, at::kFloat);
+  if (!wanted) return result;
+  result.loss = fresh(inputs.q, {p.batch}, at::kFloat);
   for (int64_t b = 0; b < p.batch; ++b) {
     double sum = 0;
     for (int64_t i = 0; i < p.heads * p.chunks; ++i) sum += p.loss[b * p.heads * p.chunks + i];
@@ -90,7 +88,7 @@ SplitAttentionResult compute_forward(const cpu::Kernel& kernel, const Inputs& in
 
 AttentionMaps compute_maps(const cpu::Kernel& kernel, const Inputs& inputs) {
   Problem p = inputs.problem();
-  AttentionMaps result{rows_with_heads(inputs.q), at::empty({p.batch, p.heads, p.queries, p.tokens}, at::kFloat)};
+  AttentionMaps result{rows_with_heads(inputs.q), fresh(inputs.q, {p.batch, p.heads, p.queries, p.tokens}, at::kFloat)};
   p.out = mutable_rows_of(result.out);
   p.maps = result.maps.mutable_data_ptr<float>();
   run(p, kernel, false);
@@ -112,16 +110,14 @@ void compute_backward(const cpu::Kernel& kernel, const Inputs& inputs, const at:
     p.k_ref = {};
   }
   if (dq.defined()) p.dq = mutable_rows_of(dq);
-  at::Tensor sums;
+  const bool summed = dk.defined() && p.chunks > 1;
+  const Scratch<float> sums(summed ? items(p) * cpu::dkv_size(p) : 0);
   if (dk.defined()) {
     p.dk = mutable_rows_of(dk), p.dv = mutable_rows_of(dv);
-    if (p.chunks > 1) {
-      sums = at::empty({items(p), cpu::dkv_size(p)}, at::kFloat);
-      p.dkv = sums.mutable_data_ptr<float>();
-    }
+    p.dkv = sums.data();
   }
   run(p, kernel, true);
-  if (!p.dkv) return;
+  if (!summed) return;
   cpu::run_parallel(p.batch * p.heads, [&](int64_t head, int64_t) { kernel.finish_backward(p, head); });
 }
 

@@ -10,6 +10,7 @@
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "runtime/record.h"
+#include "runtime/scratch.h"
 
 namespace swap {
 namespace {
@@ -45,15 +46,14 @@ using Step = void (*)(const FlashProblem&, int64_t, void*);
 void run(FlashProblem& p, const FlashKernel& kernel, bool backward,
          std::initializer_list<std::pair<Step, int64_t>> steps) {
   p.head_bytes = kernel.head_bytes(p, backward);
-  const auto prepared = at::empty({p.batch * p.heads * p.head_bytes}, at::kByte);
-  p.prepared = static_cast<char*>(prepared.mutable_data_ptr());
+  const Scratch<char> prepared(p.batch * p.heads * p.head_bytes);
+  p.prepared = prepared.data();
   const int64_t size = kernel.workspace(p, backward);
   int64_t most = 1;
   for (const auto& [step, count] : steps) most = std::max(most, cpu::worker_count(count));
-  const auto memory = at::empty({most * size}, at::kByte);
-  auto* const base = memory.mutable_data_ptr<uint8_t>();
+  const Scratch<char> memory(most * size);
   for (const auto& [step, count] : steps) {
-    cpu::run_parallel(count, [&, run = step](int64_t index, int64_t worker) { run(p, index, base + worker * size); });
+    cpu::run_parallel(count, [&, run = step](int64_t index, int64_t worker) { run(p, index, memory.data() + worker * size); });
   }
 }
 
@@ -80,7 +80,7 @@ Flashed self_attention_flash(const FlashKernel& kernel, const at::Tensor& q, con
   auto p = make_problem(result.q, result.k, result.v);
   p.out = mutable_rows_of(result.out);
   if (keep) {
-    result.lse = at::empty({p.batch * p.heads, cpu::query_blocks(p) * cpu::kBlock}, at::kFloat);
+    result.lse = fresh(q, {p.batch * p.heads, cpu::query_blocks(p) * cpu::kBlock}, at::kFloat);
     p.lse = result.lse.mutable_data_ptr<float>();
   }
   cut(p, cpu::query_blocks(p), kForwardItems);
@@ -99,8 +99,8 @@ void self_attention_flash_gradient(const FlashKernel& kernel, const Flashed& kep
   p.dq = mutable_rows_of(gradient[0]), p.dk = mutable_rows_of(gradient[1]), p.dv = mutable_rows_of(gradient[2]);
   cut(p, cpu::key_blocks(p), kBackwardItems);
   const int64_t heads = p.batch * p.heads;
-  const auto sums = at::empty({heads * p.chunks, cpu::dq_size(p)}, at::kFloat);
-  p.dq_sums = sums.mutable_data_ptr<float>();
+  const Scratch<float> sums(heads * p.chunks * cpu::dq_size(p));
+  p.dq_sums = sums.data();
   run(p, kernel, true,
       {{kernel.prepare_backward, heads}, {kernel.backward, heads * p.chunks}, {kernel.finish_backward, heads}});
 }
@@ -123,7 +123,7 @@ at::Tensor self_attention(const at::Tensor& qkv, int64_t heads, Steps* steps) {
   const auto kept = self_attention_flash(*kernel, sides[0], sides[1], sides[2], noted(steps));
   if (noted(steps)) {
     steps->then([=](const at::Tensor& dy) {
-      const auto gradient = at::empty_like(qkv);
+      const auto gradient = fresh(qkv, qkv.sizes());
       self_attention_flash_gradient(*kernel, kept, split_heads(dy, heads), split_sides(gradient, heads));
       return gradient;
     });

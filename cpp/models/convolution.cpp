@@ -108,7 +108,7 @@ at::Tensor convolution_gradient(const at::Tensor& dy, at::IntArrayRef shape, con
                                                 false, {0, 0}, 1, {true, false, false}));
   }
   const auto parts = linear_gradient(pixels(dy), rows(weight));
-  const auto result = at::empty(shape, dy.options(), at::MemoryFormat::ChannelsLast);
+  const auto result = fresh(dy, shape, at::MemoryFormat::ChannelsLast);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, parts.scalar_type(), "convolution_gradient", [&] {
     add_up(parts.const_data_ptr<scalar_t>(), result.data_ptr<scalar_t>(), shape, moves);
   });

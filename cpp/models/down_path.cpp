@@ -5,7 +5,7 @@ namespace swap {
 namespace {
 
 at::Tensor run_resnet(const ResnetBlock& resnet, const at::Tensor& x, const at::Tensor& shift, Steps* steps) {
-  return resnet(x, shift.size(0) == 1 ? shift : shift.narrow(0, 0, x.size(0)), steps);
+  return resnet(x, shift.size(0) == 1 ? shift : samples_of(shift, 0, x.size(0)), steps);
 }
 
 // What ends with a transformer, as a node.
@@ -40,7 +40,7 @@ at::Tensor change_size(const Conv2d& resample, const at::Tensor& x) {
 at::Tensor part_of(const at::Tensor& x, Share share, int64_t B) {
   if (share.count == B || !x.defined()) return x;
   const int64_t b = x.size(0), first = share.first % b;
-  return first + share.count <= b ? x.narrow(0, first, share.count) : share.of(repeat_to(x, B));
+  return first + share.count <= b ? samples_of(x, first, share.count) : share.of(repeat_to(x, B));
 }
 
 Wordless Wordless::of(Share share, int64_t B) const {

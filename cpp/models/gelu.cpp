@@ -4,6 +4,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "runtime/fresh.h"
 #include "runtime/record.h"
 
 namespace swap {
@@ -35,13 +36,13 @@ void run(void (*pass)(const QuickGeluProblem&, int64_t, int64_t), const QuickGel
 }
 
 at::Tensor compute(const GeluKernel& kernel, const at::Tensor& x) {
-  const auto y = at::empty_like(x);
+  const auto y = fresh(x, x.sizes());
   run(kernel.quick, {x.const_data_ptr(), nullptr, y.mutable_data_ptr()}, x);
   return y;
 }
 
 at::Tensor input_gradient(const GeluKernel& kernel, const at::Tensor& x, const at::Tensor& dy) {
-  const auto dense = dy.contiguous(), dx = at::empty_like(x);
+  const auto dense = dy.contiguous(), dx = fresh(x, x.sizes());
   run(kernel.quick_gradient, {x.const_data_ptr(), dense.const_data_ptr(), dx.mutable_data_ptr()}, x);
   return dx;
 }
@@ -65,7 +66,7 @@ at::Tensor gelu(const at::Tensor& x, Steps* steps) {
 }
 
 at::Tensor geglu_gradient(const at::Tensor& halves, const at::Tensor& dy) {
-  auto gradient = at::empty_like(halves);
+  auto gradient = fresh(halves, halves.sizes());
   if (const auto* kernel = find_kernel(halves, dy.size(-1))) {
     SWAP_RECORD("swap::gelu", halves);
     const auto dense = dy.contiguous();

@@ -11,6 +11,7 @@
 #include "models/convolution.h"
 #include "models/linear.h"
 #include "models/norm.h"
+#include "runtime/fresh.h"
 #include "runtime/steps.h"
 #include "weights/store.h"
 
@@ -121,10 +122,15 @@ inline at::Tensor cast(const at::Tensor& x, at::ScalarType dtype, Steps* steps =
 
 // [B, C, h, w] channels-last -> [B, h w, C], and back: views
 inline at::Tensor rows_of_picture(const at::Tensor& x) {
-  return x.permute({0, 2, 3, 1}).reshape({x.size(0), x.size(2) * x.size(3), x.size(1)});
+  const int64_t B = x.size(0), C = x.size(1), h = x.size(2), w = x.size(3);
+  const bool together = h == 1 || x.stride(2) == w * x.stride(3);
+  if (!together || in_graph(x)) return x.permute({0, 2, 3, 1}).reshape({B, h * w, C});
+  return view_of(x, {B, h * w, C}, {x.stride(0), x.stride(3), x.stride(1)});
 }
 inline at::Tensor picture_of_rows(const at::Tensor& rows, int64_t h, int64_t w) {
-  return rows.view({rows.size(0), h, w, rows.size(2)}).permute({0, 3, 1, 2});
+  const int64_t B = rows.size(0), C = rows.size(2), step = rows.stride(1);
+  if (in_graph(rows)) return rows.view({B, h, w, C}).permute({0, 3, 1, 2});
+  return view_of(rows, {B, C, h, w}, {rows.stride(0), rows.stride(2), w * step, step});
 }
 
 }  // namespace swap

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "runtime/fresh.h"
 #include "runtime/record.h"
+#include "runtime/scratch.h"
 
 namespace swap {
 namespace {
@@ -44,12 +45,14 @@ void run(const NormProblem& p, void (*pass)(const NormProblem&, int64_t)) {
 }
 
 // Sums by item [items][2][C] -> [B][2][C] in fp64, in the items' order.
-std::vector<double> add_up(const NormProblem& p, const std::vector<float>& sums) {
+Scratch<double> add_up(const NormProblem& p, const Scratch<float>& sums) {
   const int64_t size = 2 * p.channels;
-  std::vector<double> total(p.batch * size, 0.0);
+  Scratch<double> total(p.batch * size);
   for (int64_t item = 0; item < p.batch * p.chunks; ++item) {
+    const float* const from = sums.data() + item * size;
     double* const to = total.data() + item / p.chunks * size;
-    for (int64_t c = 0; c < size; ++c) to[c] += sums[item * size + c];
+    if (item % p.chunks == 0) std::fill_n(to, size, 0.0);
+    for (int64_t c = 0; c < size; ++c) to[c] += from[c];
   }
   return total;
 }
@@ -64,8 +67,8 @@ void read_floats(const at::Tensor& x, int64_t first, int64_t n, float* to) {
   }
 }
 
-std::vector<float> floats(const at::Tensor& x) {
-  std::vector<float> values(x.numel());
+Scratch<float> floats(const at::Tensor& x) {
+  Scratch<float> values(x.numel());
   read_floats(x, 0, x.numel(), values.data());
   return values;
 }
@@ -74,13 +77,13 @@ std::vector<float> floats(const at::Tensor& x) {
 at::Tensor statistics(const NormKernel& kernel, NormProblem p, const at::Tensor& x, int64_t groups, double eps) {
   const int64_t C = p.channels, width = C / groups;
   // Squares are measured from the first pixel, so that a mean far from zero does not swallow them.
-  std::vector<float> pivot(p.batch * C);
+  const Scratch<float> pivot(p.batch * C);
   for (int64_t b = 0; b < p.batch; ++b) read_floats(x, b * p.pixels * C, C, pivot.data() + b * C);
-  std::vector<float> sums(p.batch * p.chunks * 2 * C);
+  const Scratch<float> sums(p.batch * p.chunks * 2 * C);
   p.pivot = pivot.data(), p.sums = sums.data();
   run(p, kernel.sums);
   const auto total = add_up(p, sums);
-  const auto result = at::empty({2, p.batch, groups}, at::kDouble);
+  const auto result = fresh(x, {2, p.batch, groups}, at::kDouble);
   double* const mean = result.mutable_data_ptr<double>();
   double* const inverse = mean + p.batch * groups;
   const double n = static_cast<double>(p.pixels);
@@ -105,14 +108,14 @@ at::Tensor statistics(const NormKernel& kernel, NormProblem p, const at::Tensor&
 
 // a and b of a x + b, [B][C] each.
 struct Line {
-  std::vector<float> scale, shift;
+  const Scratch<float> scale, shift;
 
-  Line(const at::Tensor& statistics, const at::Tensor& weight, const at::Tensor& bias) {
+  Line(const at::Tensor& statistics, const at::Tensor& weight, const at::Tensor& bias)
+      : scale(statistics.size(1) * weight.size(0)), shift(statistics.size(1) * weight.size(0)) {
     const auto w = floats(weight), b = floats(bias);
     const int64_t batch = statistics.size(1), groups = statistics.size(2), C = weight.size(0);
     const double* const mean = statistics.const_data_ptr<double>();
     const double* const inverse = mean + batch * groups;
-    scale.resize(batch * C), shift.resize(batch * C);
     for (int64_t i = 0; i < batch * groups; ++i) {
       const int64_t first = i % groups * (C / groups);
       float *const to_scale = scale.data() + i / groups * C, *const to_shift = shift.data() + i / groups * C;
@@ -130,7 +133,7 @@ at::Tensor compute_forward(const NormKernel& kernel, const at::Tensor& x, int64_
   auto p = make_problem(x, silu);
   kept = statistics(kernel, p, x, groups, eps);
   const Line line(kept, weight, bias);
-  const auto out = at::empty(x.sizes(), x.options(), at::MemoryFormat::ChannelsLast);
+  const auto out = fresh(x, x.sizes(), at::MemoryFormat::ChannelsLast);
   p.scale = line.scale.data(), p.shift = line.shift.data(), p.out = out.mutable_data_ptr();
   run(p, kernel.apply);
   return out;
@@ -142,7 +145,7 @@ at::Tensor compute_backward(const NormKernel& kernel, const at::Tensor& x, const
   auto p = make_problem(x, silu);
   const Line line(kept, weight, bias);
   const int64_t C = p.channels, groups = kept.size(2), width = C / groups;
-  std::vector<float> sums(p.batch * p.chunks * 2 * C);
+  const Scratch<float> sums(p.batch * p.chunks * 2 * C);
   p.dy = dy.const_data_ptr();
   p.scale = line.scale.data(), p.shift = line.shift.data(), p.sums = sums.data();
   run(p, kernel.gradient_sums);
@@ -153,7 +156,7 @@ at::Tensor compute_backward(const NormKernel& kernel, const at::Tensor& x, const
   const double* const mean = kept.const_data_ptr<double>();
   const double* const inverse = mean + p.batch * groups;
   const double n = static_cast<double>(p.pixels * width);
-  std::vector<float> gain(p.batch * C), slope(p.batch * C), offset(p.batch * C);
+  const Scratch<float> gain(p.batch * C), slope(p.batch * C), offset(p.batch * C);
   for (int64_t b = 0; b < p.batch; ++b) {
     for (int64_t g = 0; g < groups; ++g) {
       const double m = mean[b * groups + g], r = inverse[b * groups + g];
@@ -170,7 +173,7 @@ at::Tensor compute_backward(const NormKernel& kernel, const at::Tensor& x, const
       }
     }
   }
-  const auto dx = at::empty(x.sizes(), x.options(), at::MemoryFormat::ChannelsLast);
+  const auto dx = fresh(x, x.sizes(), at::MemoryFormat::ChannelsLast);
   p.gain = gain.data(), p.slope = slope.data(), p.offset = offset.data(), p.out = dx.mutable_data_ptr();
   run(p, kernel.gradient);
   return dx;
@@ -230,7 +233,7 @@ at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::T
     return y.to(dtype);
   }
   SWAP_RECORD("swap::layer_norm", x);
-  const auto y = at::empty(x.sizes(), x.options().dtype(dtype)), kept = at::empty({rows, 2}, at::kFloat);
+  const auto y = fresh(x, x.sizes(), dtype), kept = fresh(x, {rows, 2}, at::kFloat);
   cpu::LayerNormProblem p;
   p.width = width, p.eps = static_cast<float>(eps);
   p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr(), p.bias = bias.const_data_ptr();
@@ -239,7 +242,7 @@ at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::T
   if (noted(steps)) {
     steps->then([=, weight = &weight](const at::Tensor& dy) {
       SWAP_RECORD("swap::layer_norm", x);
-      const auto dense = dy.contiguous(), dx = at::empty(x.sizes(), x.options());
+      const auto dense = dy.contiguous(), dx = fresh(x, x.sizes());
       cpu::LayerNormProblem p;
       p.width = width, p.x = x.const_data_ptr(), p.weight = weight->const_data_ptr(), p.dy = dense.const_data_ptr();
       p.out = dx.mutable_data_ptr(), p.kept = kept.mutable_data_ptr<float>();

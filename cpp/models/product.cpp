@@ -6,7 +6,9 @@
 
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "runtime/fresh.h"
 #include "runtime/record.h"
+#include "runtime/scratch.h"
 
 namespace swap {
 namespace {
@@ -89,18 +91,6 @@ void set_blocks(Product& p, int64_t wanted) {
   }
 }
 
-// Memory for so many numbers, without a tensor around it.
-class Numbers {
- public:
-  explicit Numbers(int64_t n) {
-    if (n > 0) memory_ = c10::GetAllocator(c10::kCPU)->allocate(static_cast<size_t>(n) * sizeof(at::BFloat16));
-  }
-  at::BFloat16* at(int64_t offset) const { return static_cast<at::BFloat16*>(memory_.get()) + offset; }
-
- private:
-  c10::DataPtr memory_;
-};
-
 // The first weights that will be multiplied with: they come while the other factor is packed.
 void ask_for([[maybe_unused]] const at::BFloat16* weights) {
 #ifdef SWAP_X86
@@ -131,30 +121,30 @@ void run(Product& p, const at::Tensor& weight, PackedWeights* packed) {
     // Items: so many groups of outputs, and where these are few, a share of the blocks.
     const int64_t count = std::clamp<int64_t>(groups / (6 * workers), 1, fitting), pieces = divide_up(groups, count);
     const int64_t shares = std::min(blocks, divide_up(2 * workers, pieces));
-    const Numbers x(blocks * block_size), weights(kept ? 0 : std::min(workers, pieces * shares) * count * group);
+    const Scratch<at::BFloat16> x(blocks * block_size), weights(kept ? 0 : std::min(workers, pieces * shares) * count * group);
     if (kept) ask_for(kept);
-    each(blocks, [&](int64_t block, int64_t) { kernel.pack_block(p, block, x.at(block * block_size)); });
+    each(blocks, [&](int64_t block, int64_t) { kernel.pack_block(p, block, x.data() + block * block_size); });
     each(pieces * shares, [&](int64_t item, int64_t worker) {
       const int64_t first = item / shares * count, here = std::min(count, groups - first), share = item % shares;
-      auto* const own = kept ? nullptr : weights.at(worker * count * group);
+      auto* const own = kept ? nullptr : weights.data() + worker * count * group;
       if (!kept) kernel.pack_weights(p, first, here, own);
       const auto* const piece = kept ? kept + first * group : own;
       for (int64_t block = blocks * share / shares; block < blocks * (share + 1) / shares; ++block) {
-        kernel.multiply(p, block, x.at(block * block_size), first, here, piece);
+        kernel.multiply(p, block, x.data() + block * block_size, first, here, piece);
       }
     });
   } else {
     const int64_t count = std::clamp<int64_t>(groups / (4 * workers), 1, fitting), pieces = divide_up(groups, count);
-    const Numbers weights(kept ? 0 : groups * group), x(std::min(workers, blocks) * block_size);
+    const Scratch<at::BFloat16> weights(kept ? 0 : groups * group), x(std::min(workers, blocks) * block_size);
     if (!kept) {
       each(pieces, [&](int64_t piece, int64_t) {
         const int64_t first = piece * count;
-        kernel.pack_weights(p, first, std::min(count, groups - first), weights.at(first * group));
+        kernel.pack_weights(p, first, std::min(count, groups - first), weights.data() + first * group);
       });
     }
-    const auto* const all = kept ? kept : weights.at(0);
+    const auto* const all = kept ? kept : weights.data();
     each(blocks, [&](int64_t block, int64_t worker) {
-      auto* const packed = x.at(worker * block_size);
+      auto* const packed = x.data() + worker * block_size;
       kernel.pack_block(p, block, packed);
       for (int64_t first = 0; first < groups; first += fitting) {
         kernel.multiply(p, block, packed, first, std::min(fitting, groups - first), all + first * group);
@@ -211,7 +201,7 @@ at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   auto shape = dense->sizes().vec();
   shape.back() = gated ? p.outputs / 2 : p.outputs;
   const bool together = set_added(p, *more, shape);
-  const auto y = multiply(p, *dense, weight, bias, packed, at::empty(shape, dense->options()));
+  const auto y = multiply(p, *dense, weight, bias, packed, fresh(*dense, shape));
   return together ? y : plus(y, added);
 }
 
@@ -227,7 +217,7 @@ at::Tensor picture(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   set_picture(p, dense->sizes());
   const std::array<int64_t, 4> shape{x.size(0), p.outputs, x.size(2), x.size(3)};
   const bool together = out == p.outputs && set_added(p, *more, shape);
-  auto y = multiply(p, *dense, weight, bias, packed, at::empty(shape, x.options(), at::MemoryFormat::ChannelsLast));
+  auto y = multiply(p, *dense, weight, bias, packed, fresh(x, shape, at::MemoryFormat::ChannelsLast));
   if (out != p.outputs) y = y.narrow(1, 0, out).contiguous(at::MemoryFormat::ChannelsLast);
   return together ? y : plus(y, added);
 }

@@ -9,13 +9,15 @@
 
 #include <cstdint>
 
+#include "runtime/fresh.h"
+
 namespace swap {
 
 // Rows of a batch.
 struct Share {
   int64_t first, count;
 
-  at::Tensor of(const at::Tensor& all) const { return all.defined() ? all.narrow(0, first, count) : all; }
+  at::Tensor of(const at::Tensor& all) const { return all.defined() ? samples_of(all, first, count) : all; }
 };
 
 class Shares {

@@ -3,13 +3,13 @@
 #pragma once
 
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
 #include <c10/util/FunctionRef.h>
 
 #include <functional>
 #include <vector>
 
 #include "runtime/cancel.h"
+#include "runtime/fresh.h"
 
 namespace swap {
 
@@ -62,7 +62,7 @@ at::Tensor differentiate(const at::Tensor& x, Steps* steps, c10::function_ref<at
 
 // Of a layer, which has no part in LibTorch's graph: a gradient of x that is wanted there would be lost.
 inline void check_no_graph(const at::Tensor& x) {
-  TORCH_CHECK(!c10::GradMode::is_enabled() || !x.requires_grad(), "a layer whose gradient is wanted, outside a block");
+  TORCH_CHECK(!in_graph(x), "a layer whose gradient is wanted, outside a block");
 }
 
 // Looks at the flag now, and on the way back.
