@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "cpu/kernel.h"
@@ -90,6 +91,17 @@ bool in_team() { return team != nullptr; }
 
 namespace {
 
+// at::parallel_for is a template that is serial unless this file has OpenMP, which would have to be LibTorch's own copy.
+// A loop over a tensor's elements runs inside LibTorch, on its threads: each element is a worker.
+at::TensorIterator loop_over(int64_t workers) {
+  return at::TensorIteratorConfig()
+      .set_check_mem_overlap(false)
+      .check_all_same_dtype(false)
+      .resize_outputs(false)
+      .add_owned_output(at::arange(workers, at::kLong))
+      .build();
+}
+
 // work(worker) for each of them, on LibTorch's threads; the first one on this thread, and before others that this
 // thread has. At once, unless there are fewer threads than were said.
 void run_workers(int64_t workers, c10::function_ref<void(int64_t)> work) {
@@ -97,16 +109,10 @@ void run_workers(int64_t workers, c10::function_ref<void(int64_t)> work) {
     work(0);
     return;
   }
-  // at::parallel_for is a template that is serial unless this file has OpenMP, which would have to be LibTorch's own
-  // copy. A loop over a tensor's elements runs inside LibTorch, on its threads: each element is a worker.
-  auto numbers = at::arange(workers, at::kLong);
-  auto loop = at::TensorIteratorConfig()
-                  .set_check_mem_overlap(false)
-                  .check_all_same_dtype(false)
-                  .resize_outputs(false)
-                  .add_output(numbers)
-                  .build();
-  loop.for_each(
+  thread_local std::map<int64_t, at::TensorIterator> loops;  // to make one takes some microseconds
+  auto found = loops.find(workers);
+  if (found == loops.end()) found = loops.emplace(workers, loop_over(workers)).first;
+  found->second.for_each(
       [&](char** data, const int64_t* strides, int64_t columns, int64_t rows) {
         for (int64_t i = 0; i < rows * columns; ++i) {
           const char* at = data[0] + i % columns * strides[0] + i / columns * strides[1];

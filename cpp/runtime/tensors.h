@@ -4,9 +4,9 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include <algorithm>
 #include <atomic>
-#include <cmath>
+#include <bit>
+#include <cstdint>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -35,16 +35,29 @@ inline at::Tensor to_device(const at::Tensor& tensor, at::Device device) {
   return tensor.to(device, tensor.scalar_type(), /*non_blocking=*/true);
 }
 
-// True where a value of one of them is infinite or none: then the least or the greatest is, too.
+// Whether one of them is infinite or none.
+inline bool has_nan(const float* values, int64_t n) {
+  constexpr uint32_t kExponent = 0x7f800000;  // all ones in such a number
+  uint32_t found = 0;
+  for (int64_t i = 0; i < n; ++i) found |= (std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent ? 1 : 0;
+  return found != 0;
+}
+
+// Whether a value of one of them is infinite or none.
 inline bool has_nan(at::TensorList tensors) {
   std::vector<at::Tensor> ends;
   for (const auto& tensor : tensors) {
+    if (tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous()) {
+      if (has_nan(tensor.const_data_ptr<float>(), tensor.numel())) return true;
+      continue;
+    }
+    // Then the least or the greatest is.
     const auto [least, greatest] = at::aminmax(tensor.detach());
     ends.insert(ends.end(), {least, greatest});
   }
+  if (ends.empty()) return false;
   const auto values = to_host(at::stack(ends).to(at::kFloat));
-  const auto* const all = values.const_data_ptr<float>();
-  return !std::all_of(all, all + values.numel(), [](float value) { return std::isfinite(value); });
+  return has_nan(values.const_data_ptr<float>(), values.numel());
 }
 
 inline NamedTensor to_named(std::string name, const at::Tensor& tensor) {

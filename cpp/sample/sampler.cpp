@@ -145,13 +145,16 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       // Before the first cross-attention the two halves of a guided batch differ in pooled states alone; without those
       // that part is computed once.
       if (pools) noisy = repeat_to(noisy, B);
-      const auto t = at::full({noisy.size(0)}, timesteps[i], noisy.options().dtype(at::kFloat));
+      at::Tensor t;  // for those that have no shifts yet
+      if (pools || !request.controls.empty()) {
+        t = at::full({noisy.size(0)}, timesteps[i], noisy.options().dtype(at::kFloat));
+      }
       Conditions conditions;
       if (pools) {
         conditions.pooled = rows(unwanted.pooled, states.pooled);
         conditions.time_ids = rows(unwanted_sizes, sizes);
       }
-      conditions.guidance = guidance_of(t);
+      if (t.defined()) conditions.guidance = guidance_of(t);
 
       TimeShifts shifts;
       Wordless begun;
