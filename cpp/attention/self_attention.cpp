@@ -53,7 +53,8 @@ void run(FlashProblem& p, const FlashKernel& kernel, bool backward,
   for (const auto& [step, count] : steps) most = std::max(most, cpu::worker_count(count));
   const Scratch<char> memory(most * size);
   for (const auto& [step, count] : steps) {
-    cpu::run_parallel(count, [&, run = step](int64_t index, int64_t worker) { run(p, index, memory.data() + worker * size); });
+    cpu::run_parallel(count,
+                      [&, run = step](int64_t index, int64_t worker) { run(p, index, memory.data() + worker * size); });
   }
 }
 

@@ -91,8 +91,8 @@ bool in_team() { return team != nullptr; }
 
 namespace {
 
-// at::parallel_for is a template that is serial unless this file has OpenMP, which would have to be LibTorch's own copy.
-// A loop over a tensor's elements runs inside LibTorch, on its threads: each element is a worker.
+// at::parallel_for is a template that is serial unless this file has OpenMP, which would have to be LibTorch's own
+// copy. A loop over a tensor's elements runs inside LibTorch, on its threads: each element is a worker.
 at::TensorIterator loop_over(int64_t workers) {
   return at::TensorIteratorConfig()
       .set_check_mem_overlap(false)

@@ -1,10 +1,12 @@
 #include "models/convolution.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "cpu/parallel.h"
 #include "models/linear.h"
+#include "runtime/fresh.h"
 #include "runtime/steps.h"
 
 namespace swap {
@@ -47,13 +49,32 @@ at::Tensor image(const at::Tensor& pixels, int64_t B, int64_t h, int64_t w) {
   return pixels.view({B, h, w, pixels.size(1)}).permute({0, 3, 1, 2});
 }
 
-// Every output's 3 x 3 neighbourhood: [B, C, h, w] -> [B h' w', 9 C]
+// Every output's 3 x 3 neighbourhood, with zeros beyond the edges: [B, C, h, w] -> [B h' w', 9 C]
 at::Tensor neighbourhoods(const at::Tensor& x, Moves moves) {
-  const int64_t edge = moves.padding, C = x.size(1), h = moves.outputs(x.size(2), 3), w = moves.outputs(x.size(3), 3);
-  const auto padded = at::constant_pad_nd(x.permute({0, 2, 3, 1}), {0, 0, edge, edge, edge, edge}).contiguous();
-  const auto s = padded.strides();
-  return padded.as_strided({x.size(0), h, w, 3, 3, C}, {s[0], moves.stride * s[1], moves.stride * s[2], s[1], s[2], 1})
-      .reshape({x.size(0) * h * w, 9 * C});
+  const auto dense = x.expect_contiguous(at::MemoryFormat::ChannelsLast);
+  const int64_t C = x.size(1), h = x.size(2), w = x.size(3);
+  const int64_t rows = moves.outputs(h, 3), columns = moves.outputs(w, 3);
+  const auto result = fresh(x, {x.size(0) * rows * columns, 9 * C});
+  const int64_t pixel = C * static_cast<int64_t>(x.element_size());  // bytes
+  const auto* const from = static_cast<const char*>(dense->const_data_ptr());
+  auto* const all = static_cast<char*>(result.mutable_data_ptr());
+  cpu::run_rows(x.size(0) * rows, columns * 9 * C, [&](int64_t row) {
+    const int64_t top = row % rows * moves.stride - moves.padding;
+    for (int64_t column = 0; column < columns; ++column) {
+      // Of three pixels side by side those from `first` up to `last` lie within the picture.
+      const int64_t left = column * moves.stride - moves.padding;
+      const int64_t first = std::max<int64_t>(0, -left), last = std::min<int64_t>(3, w - left);
+      char* to = all + (row * columns + column) * 9 * pixel;
+      for (int64_t y = top; y < top + 3; ++y, to += 3 * pixel) {
+        const bool within = 0 <= y && y < h;
+        if (!within || last - first < 3) std::memset(to, 0, 3 * pixel);
+        if (!within) continue;
+        const char* const line = from + (row / rows * h + y) * w * pixel;
+        std::memcpy(to + first * pixel, line + (left + first) * pixel, (last - first) * pixel);
+      }
+    }
+  });
+  return result;
 }
 
 // The way back: what every neighbourhood says of a pixel is added up, in fp32. [B h' w', 9 C] -> [B, C, h, w]

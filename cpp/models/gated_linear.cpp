@@ -44,8 +44,7 @@ at::Tensor plain(const at::Tensor& x, const at::Tensor& weight, const at::Tensor
   return halves[0] * at::gelu(halves[1]);
 }
 
-at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                   PackedWeights* packed) {
+at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, PackedWeights* packed) {
   if (product_takes(x, weight)) return product_linear(x, weight, bias, true, packed);
   const auto& fused = Fused::get();
   if (!fused.take(x)) return plain(x, weight, bias);
@@ -57,16 +56,16 @@ at::Tensor compute(const at::Tensor& x, const at::Tensor& weight, const at::Tens
 
 // From the input alone, the product is taken again: the layer's output is eight times as wide, and with its GELU twelve
 // times.
-at::Tensor input_gradient(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                          PackedWeights* packed, const at::Tensor& dy) {
+at::Tensor input_gradient(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, PackedWeights* packed,
+                          const at::Tensor& dy) {
   const auto gradient = geglu_gradient(linear(x, weight, bias, packed), dy);
   return linear_gradient(gradient, weight, packed);
 }
 
 }  // namespace
 
-at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                        PackedWeights* packed, Steps* steps) {
+at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, PackedWeights* packed,
+                        Steps* steps) {
   check_no_graph(x);
   if (noted(steps)) {
     steps->then([=, weight = &weight, bias = &bias](const at::Tensor& dy) {

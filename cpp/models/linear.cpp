@@ -4,8 +4,8 @@
 
 namespace swap {
 
-at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                  PackedWeights* packed, const at::Tensor& added) {
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, PackedWeights* packed,
+                  const at::Tensor& added) {
   check_no_graph(x);
   if (added.defined()) check_no_graph(added);
   return product_takes(x, weight) ? product_linear(x, weight, bias, false, packed, added)

@@ -112,16 +112,26 @@ struct Line {
 
   Line(const at::Tensor& statistics, const at::Tensor& weight, const at::Tensor& bias)
       : scale(statistics.size(1) * weight.size(0)), shift(statistics.size(1) * weight.size(0)) {
-    const auto w = floats(weight), b = floats(bias);
-    const int64_t batch = statistics.size(1), groups = statistics.size(2), C = weight.size(0);
+    if (weight.scalar_type() == at::kFloat) {
+      fill(statistics, weight.const_data_ptr<float>(), bias.const_data_ptr<float>(), weight.size(0));
+    } else {
+      fill(statistics, weight.const_data_ptr<at::BFloat16>(), bias.const_data_ptr<at::BFloat16>(), weight.size(0));
+    }
+  }
+
+ private:
+  template <typename T>
+  void fill(const at::Tensor& statistics, const T* w, const T* b, int64_t C) {
+    const int64_t batch = statistics.size(1), groups = statistics.size(2);
     const double* const mean = statistics.const_data_ptr<double>();
     const double* const inverse = mean + batch * groups;
     for (int64_t i = 0; i < batch * groups; ++i) {
       const int64_t first = i % groups * (C / groups);
       float *const to_scale = scale.data() + i / groups * C, *const to_shift = shift.data() + i / groups * C;
       for (int64_t c = first; c < first + C / groups; ++c) {
-        to_scale[c] = static_cast<float>(w[c] * inverse[i]);
-        to_shift[c] = static_cast<float>(b[c] - mean[i] * w[c] * inverse[i]);
+        const auto slope = static_cast<float>(w[c]), offset = static_cast<float>(b[c]);
+        to_scale[c] = static_cast<float>(slope * inverse[i]);
+        to_shift[c] = static_cast<float>(offset - mean[i] * slope * inverse[i]);
       }
     }
   }

@@ -121,7 +121,8 @@ void run(Product& p, const at::Tensor& weight, PackedWeights* packed) {
     // Items: so many groups of outputs, and where these are few, a share of the blocks.
     const int64_t count = std::clamp<int64_t>(groups / (6 * workers), 1, fitting), pieces = divide_up(groups, count);
     const int64_t shares = std::min(blocks, divide_up(2 * workers, pieces));
-    const Scratch<at::BFloat16> x(blocks * block_size), weights(kept ? 0 : std::min(workers, pieces * shares) * count * group);
+    const Scratch<at::BFloat16> x(blocks * block_size),
+        weights(kept ? 0 : std::min(workers, pieces * shares) * count * group);
     if (kept) ask_for(kept);
     each(blocks, [&](int64_t block, int64_t) { kernel.pack_block(p, block, x.data() + block * block_size); });
     each(pieces * shares, [&](int64_t item, int64_t worker) {
@@ -157,8 +158,7 @@ at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& weight, c
                     PackedWeights* packed, const at::Tensor& y) {
   const int64_t outputs = weight.size(p.transposed ? 1 : 0);
   TORCH_CHECK(!bias.defined() || bias.numel() == outputs, "a bias of ", bias.numel(), " for ", outputs);
-  const bool ready =
-      !bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous() && divided(bias));
+  const bool ready = !bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous() && divided(bias));
   const auto made = ready ? at::Tensor() : widened(bias.to(at::kBFloat16).contiguous());
   const auto& values = ready ? bias : made;
   p.x = x.const_data_ptr(), p.y = y.mutable_data_ptr();
@@ -198,7 +198,7 @@ at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   TORCH_CHECK(!gated || !added.defined(), "something to add to what a gate gives");
   set_matrix(p, dense->numel() / p.depth);
   p.gated = gated;
-  auto shape = dense->sizes().vec();
+  at::DimVector shape(dense->sizes());
   shape.back() = gated ? p.outputs / 2 : p.outputs;
   const bool together = set_added(p, *more, shape);
   const auto y = multiply(p, *dense, weight, bias, packed, fresh(*dense, shape));
@@ -277,8 +277,7 @@ at::Tensor product_convolution(const at::Tensor& x, const at::Tensor& weight, co
   return picture(x, weight, bias, false, packed, added);
 }
 
-at::Tensor product_convolution_gradient(const at::Tensor& dy, const at::Tensor& weight,
-                                        PackedWeights* packed) {
+at::Tensor product_convolution_gradient(const at::Tensor& dy, const at::Tensor& weight, PackedWeights* packed) {
   return picture(dy, weight, {}, true, packed);
 }
 

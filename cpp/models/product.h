@@ -56,8 +56,7 @@ inline at::Tensor plus(at::Tensor y, const at::Tensor& added) { return added.def
 at::Tensor product_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool gated = false,
                           PackedWeights* packed = nullptr, const at::Tensor& added = {});
 // dy [..., out] -> dx [..., in]
-at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight,
-                                   PackedWeights* packed = nullptr);
+at::Tensor product_linear_gradient(const at::Tensor& dy, const at::Tensor& weight, PackedWeights* packed = nullptr);
 
 // x [B, in, h, w] channels-last, weight [out, in, 3, 3] or [out, in, 1, 1] channels-last -> [B, out, h, w]
 // channels-last, with a border of one zero around x for 3 x 3

@@ -113,7 +113,7 @@ at::Tensor SpatialTransformer::cross_attention(const CrossAttention& layer, cons
                                                std::vector<at::Tensor>& losses) const {
   const auto index = static_cast<size_t>(first_layer_ + depth);
   const auto dtype = x.scalar_type(), inner = upcast_ ? at::kFloat : dtype;
-  const auto heads = [&](const at::Tensor& projected) { return split_heads(projected.to(inner), heads_); };
+  const auto heads = [&](const at::Tensor& projected) { return split_heads(cast(projected, inner), heads_); };
   const auto q = heads(layer.q(x, steps));
   CrossProjection own, &projection = context.projections && !steps ? context.projections->at(index) : own;
   if (!projection.k.defined()) projection = {heads(layer.k(context.k_states)), heads(layer.v(context.v_states))};
@@ -132,11 +132,12 @@ at::Tensor SpatialTransformer::cross_attention(const CrossAttention& layer, cons
     const bool for_q = steps->live;
     steps->live = true;
     steps->then_all([=, this, &layer](Carried& carried) {
-      const auto dout = split_heads(carried.x.to(inner), heads_);
+      const auto dout = split_heads(cast(carried.x, inner), heads_);
       const auto [dq, dk, dv] = gradient(dout, carried.losses[number], for_q);
-      carried.x = for_q ? join_heads(dq).to(dtype) : at::Tensor();
+      carried.x = for_q ? cast(join_heads(dq), dtype) : at::Tensor();
       const auto to_states = [&](const at::Tensor& projected, const Linear& projection, at::Tensor& states) {
-        const auto more = linear_gradient(join_heads(projected).to(dtype), projection.weight, projection.packed.get());
+        const auto more =
+            linear_gradient(cast(join_heads(projected), dtype), projection.weight, projection.packed.get());
         states = states.defined() ? states + more : more;
       };
       to_states(dk, layer.k, carried.k_states), to_states(dv, layer.v, carried.v_states);
@@ -145,7 +146,7 @@ at::Tensor SpatialTransformer::cross_attention(const CrossAttention& layer, cons
     result = split_attention(q, k, v, reference, context.token_weights);
   }
   losses.push_back(result.loss);
-  return join_heads(result.out).to(dtype);
+  return cast(join_heads(result.out), dtype);
 }
 
 void SpatialTransformer::cross_keys(const at::Tensor& states, ReferenceKeys& keys) const {

@@ -1,12 +1,37 @@
 #include "models/unet.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
+#include "cpu/parallel.h"
 #include "runtime/error.h"
+#include "runtime/fresh.h"
 
 namespace swap {
 namespace {
+
+// x [B, C, h, w], skip [B, C', h, w] -> [B, C + C', h, w]
+at::Tensor side_by_side(const at::Tensor& x, const at::Tensor& skip) {
+  const auto format = at::MemoryFormat::ChannelsLast;
+  const bool plain = x.is_cpu() && !in_graph(x) && !in_graph(skip) && x.is_contiguous(format) &&
+                     skip.is_contiguous(format) && x.scalar_type() == skip.scalar_type();
+  if (!plain) return at::cat({x, skip}, 1);
+  TORCH_CHECK(skip.size(0) == x.size(0) && skip.size(2) == x.size(2) && skip.size(3) == x.size(3), "a skip connection ",
+              skip.sizes(), " for features ", x.sizes());
+  const int64_t C = x.size(1) + skip.size(1), item = static_cast<int64_t>(x.element_size());
+  const auto result = fresh(x, {x.size(0), C, x.size(2), x.size(3)}, format);
+  const int64_t left = x.size(1) * item, right = skip.size(1) * item;
+  const auto *const from = static_cast<const char*>(x.const_data_ptr()), *const more = static_cast<const char*>(
+                                                                             skip.const_data_ptr());
+  auto* const to = static_cast<char*>(result.mutable_data_ptr());
+  cpu::run_rows(x.size(0) * x.size(2) * x.size(3), C, [&](int64_t pixel) {
+    char* const here = to + pixel * (left + right);
+    std::memcpy(here, from + pixel * left, left);
+    std::memcpy(here + left, more + pixel * right, right);
+  });
+  return result;
+}
 
 // What ControlNets add to the skip connections and to the middle.
 void add_residuals(DownPath::Features& features, const Conditions& conditions) {
@@ -81,7 +106,7 @@ at::Tensor UNet::operator()(Wordless begun, const TimeShifts& shifts, AttentionC
   auto x = std::move(features.middle);
   for (const auto& block : up_) {
     for (size_t j = 0; j < block.resnets.size(); ++j) {
-      x = at::cat({x, skips.back()}, 1);
+      x = side_by_side(x, skips.back());
       skips.pop_back();
       x = run_pair(block.resnets[j], block.transformers.empty() ? nullptr : &block.transformers[j], x, *shift++,
                    context);
