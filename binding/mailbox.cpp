@@ -12,8 +12,8 @@ bool is_checkpoint(const Message& message) { return std::holds_alternative<Train
 
 }  // namespace
 
-Mailbox::Mailbox(std::function<void()> wake, size_t progress_limit)
-    : wake_(std::move(wake)), progress_limit_(progress_limit) {}
+Mailbox::Mailbox(std::function<void()> wake, size_t progress_limit, Clock::duration pause)
+    : wake_(std::move(wake)), progress_limit_(progress_limit), pause_(pause), called_at_(Clock::now() - pause) {}
 
 void Mailbox::post(Message message) noexcept {
   {
@@ -23,14 +23,15 @@ void Mailbox::post(Message message) noexcept {
       messages_.erase(std::find_if(messages_.begin(), messages_.end(), is_progress));
       --progress_;
     }
-    const bool sleeping = messages_.empty();
     if (is_checkpoint(message)) {
       const auto older = std::find_if(messages_.begin(), messages_.end(),
                                       [&](const Message& m) { return m.id == message.id && is_checkpoint(m); });
       if (older != messages_.end()) messages_.erase(older);
     }
+    const bool waits = called_ || can_wait(message);
     messages_.push_back(std::move(message));
-    if (!sleeping) return;
+    if (waits) return;
+    called_ = true, called_at_ = Clock::now();
   }
   wake();
 }
@@ -39,14 +40,21 @@ std::optional<Message> Mailbox::take() {
   std::optional<Message> message;
   {
     std::lock_guard lock(mutex_);
-    if (messages_.empty()) return {};
+    called_ = !messages_.empty();
+    if (!called_) return {};
     message = std::move(messages_.front());
     messages_.pop_front();
     if (is_progress(*message)) --progress_;
-    if (messages_.empty()) return message;
+    called_ = !messages_.empty();
+    if (!called_) return message;
   }
   wake();
   return message;
+}
+
+bool Mailbox::can_wait(const Message& message) const {
+  const auto* progress = std::get_if<Progress>(&message.body);
+  return progress && progress->soon && Clock::now() - called_at_ < pause_;
 }
 
 void Mailbox::shut() {

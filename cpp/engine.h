@@ -338,6 +338,7 @@ struct Progress {
   double loss = 0, reconstruction = 0, attention = 0;  // learn: L, L_rec, L_att (not weighted) of this step
   int64_t stage = -1;                                  // learn: of this step (of the first sample in a batch)
   double seconds_left = -1;
+  bool soon = false;  // another follows within some milliseconds: one may wait for it
 };
 
 // What the engine says while it works. Called on the engine's thread; none may throw.
@@ -366,7 +367,7 @@ class Engine {
 };
 
 // Bumped whenever a struct above changes, so that an addon never talks to another build's engine.
-inline constexpr int kEngineAbi = 4;
+inline constexpr int kEngineAbi = 5;
 
 struct EngineFactory {
   int abi;                       // kEngineAbi of the library

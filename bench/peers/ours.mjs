@@ -21,22 +21,33 @@ function cpuSeconds() {
   return (user + system) / 1e6
 }
 
-/** What a job takes from one of its events to the next, phase by phase; the first step has what is done once. */
+/** Seconds within which events have come at once: those of steps that are shorter than a screen's frame do. */
+const AT_ONCE = 0.0005
+
+/**
+ * What a job takes from one of its events to the next, phase by phase; the first step has what is done once. Of events
+ * that came at once each has its part of the time before them.
+ */
 async function intervals(job) {
   const times = { step: [], decode: [] }
   const work = { step: [], decode: [] }
-  let last
+  const comings = []
   let losses
   for await (const { type, loss, attention } of job) {
     losses = { loss, attention }
-    const now = { clock: performance.now() / 1000, cpu: cpuSeconds() }
-    if (last) {
-      times[type].push(now.clock - last.clock)
-      work[type].push(now.cpu - last.cpu)
-    }
-    last = now
+    const now = { clock: performance.now() / 1000, cpu: cpuSeconds(), types: [type] }
+    const before = comings.at(-1)
+    if (before && now.clock - before.clock < AT_ONCE) before.types.push(type)
+    else comings.push(now)
   }
   await job
+  for (const [i, { clock, cpu, types }] of comings.entries()) {
+    if (i === 0) continue
+    for (const type of types) {
+      times[type].push((clock - comings[i - 1].clock) / types.length)
+      work[type].push((cpu - comings[i - 1].cpu) / types.length)
+    }
+  }
   return { times, cpu: work, ...losses }
 }
 

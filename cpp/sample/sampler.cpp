@@ -15,6 +15,9 @@
 namespace swap {
 namespace {
 
+// Seconds of a call that is over soon.
+constexpr double kSoon = 0.005;
+
 // Bytes that one picture's activations take at their peak: an estimate that errs upwards.
 int64_t activation_bytes(const DiffusionModel& model, int64_t height, int64_t width, bool guided) {
   const int64_t item = static_cast<int64_t>(c10::elementSize(model.compute.dtype));
@@ -89,7 +92,8 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
 
   const auto begin = Clock::now();
   int64_t calls_done = 0, calls_total = 0;
-  const auto report = [&](const char* phase, int64_t done, int64_t total) {
+  // `more`: another call follows at once.
+  const auto report = [&](const char* phase, int64_t done, int64_t total, bool more) {
     if (!hooks.progress) return;
     Progress progress;
     progress.phase = phase;
@@ -97,7 +101,9 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
     progress.total = total;
     if (calls_done > 0) {
       const double spent = std::chrono::duration<double>(Clock::now() - begin).count();
-      progress.seconds_left = spent / static_cast<double>(calls_done) * static_cast<double>(calls_total - calls_done);
+      const double each = spent / static_cast<double>(calls_done);
+      progress.seconds_left = each * static_cast<double>(calls_total - calls_done);
+      progress.soon = more && each < kSoon;
     }
     hooks.progress(progress);
   };
@@ -182,7 +188,7 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       latents = start.kept(scheduler->step(output, i, latents, noise), *scheduler, i);
       check_numbers(latents, "step " + std::to_string(i + 1));
       ++calls_done;
-      report("step", calls_done, calls_total);
+      report("step", calls_done, calls_total, i + 1 < static_cast<int64_t>(timesteps.size()));
     }
     projections.clear();  // decoding needs the memory
     latents = latents / model.spec.vae.scaling_factor + model.spec.vae.shift_factor;
@@ -193,7 +199,7 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
       });
       check_numbers(pixels, "decoding");
       result.images.push_back(to_image(pixels));
-      report("decode", first + k + 1, count);
+      report("decode", first + k + 1, count, false);
     }
   }
 }
