@@ -52,7 +52,7 @@ class Opening final : public Napi::AsyncWorker {
   }
 
  private:
-  const PassiveWaiting passive_;
+  const BriefWaiting waiting_;
   const EngineOptions options_;
   const std::shared_ptr<Door> door_ = Environment::of(Env()).door();
   Napi::Promise::Deferred deferred_;
@@ -68,7 +68,7 @@ Napi::Value open_libraries(const Napi::CallbackInfo& info) {
 
 Napi::Value create_engine(const Napi::CallbackInfo& info) {
   const auto options = read_options(info);
-  const PassiveWaiting passive;
+  const BriefWaiting waiting;
   const EngineFactory* factory = nullptr;
   if (auto status = open_engine(options.libraries, options.engine, factory); !status.ok()) {
     throw make_error(info.Env(), status);

@@ -164,8 +164,8 @@ Status find_factory(Handle handle, const std::string& path, const EngineFactory*
 
 #if defined(_WIN32)
 
-PassiveWaiting::PassiveWaiting() = default;
-PassiveWaiting::~PassiveWaiting() = default;
+BriefWaiting::BriefWaiting() = default;
+BriefWaiting::~BriefWaiting() = default;
 
 #else
 
@@ -175,19 +175,24 @@ std::mutex waiting_mutex;
 int waiting = 0;  // how many there are
 bool waiting_set = false;
 
+constexpr const char *kPolicy = "OMP_WAIT_POLICY", *kSpins = "GOMP_SPINCOUNT";
+
 }  // namespace
 
-PassiveWaiting::PassiveWaiting() : counts_(!libtorch_is_open) {
+BriefWaiting::BriefWaiting() : counts_(!libtorch_is_open) {
   if (!counts_) return;
   std::lock_guard lock(waiting_mutex);
-  if (waiting++ > 0 || std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
-  waiting_set = setenv("OMP_WAIT_POLICY", "PASSIVE", 0) == 0;
+  if (waiting++ > 0 || std::getenv(kPolicy) || std::getenv(kSpins)) return;
+  // The first is for all runtimes, and for GNU's where it has more threads than cores; the second for GNU's.
+  setenv(kPolicy, "PASSIVE", 0), setenv(kSpins, "2000", 0);
+  waiting_set = true;
 }
 
-PassiveWaiting::~PassiveWaiting() {
+BriefWaiting::~BriefWaiting() {
   if (!counts_) return;
   std::lock_guard lock(waiting_mutex);
-  if (--waiting == 0 && std::exchange(waiting_set, false)) unsetenv("OMP_WAIT_POLICY");
+  if (--waiting > 0 || !std::exchange(waiting_set, false)) return;
+  unsetenv(kPolicy), unsetenv(kSpins);
 }
 
 #endif

@@ -8,9 +8,10 @@ export class Peer {
   #ended
 
   constructor([program, ...parameters]) {
-    // As this package does for itself: threads that spin while they wait make a shared machine many times slower.
+    // As this package does for itself: threads that spin long while they wait make a shared machine many times slower.
     const env = {
       OMP_WAIT_POLICY: 'PASSIVE',
+      GOMP_SPINCOUNT: '2000',
       TRANSFORMERS_VERBOSITY: 'error',
       PYTHONWARNINGS: 'ignore',
       ...process.env,

@@ -138,7 +138,7 @@ void run_parallel(int64_t items, c10::function_ref<void(int64_t, int64_t)> run) 
 }
 
 void run_rows(int64_t rows, int64_t width, c10::function_ref<void(int64_t)> run) {
-  const int64_t some = std::max<int64_t>(1, (int64_t(1) << 15) / width);
+  const int64_t some = std::max<int64_t>(1, (int64_t(1) << (team ? 12 : 15)) / width);
   run_parallel(divide_up(rows, some), [&](int64_t item, int64_t) {
     for (int64_t row = item * some; row < std::min(rows, (item + 1) * some); ++row) run(row);
   });

@@ -20,7 +20,7 @@ using cpu::Product;
 constexpr int64_t kPackedBytes = 640 << 10;
 // Operations of a product that is not worth waking a thread for, and of one that is not worth another's help: it takes
 // some microseconds.
-constexpr int64_t kSerial = int64_t(1) << 26, kAlone = int64_t(1) << 22;
+constexpr int64_t kSerial = int64_t(1) << 26, kAlone = int64_t(1) << 20;
 
 // Whether 32 divides the channels of weights, or of a bias.
 bool divided(const at::Tensor& some) {

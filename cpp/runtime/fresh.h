@@ -1,5 +1,5 @@
-// Tensors and views made directly. LibTorch's own ways to them lead through its dispatcher, and take longer than some of
-// a small model's operators: a share of its step makes hundreds of tensors and views.
+// Tensors and views made directly. LibTorch's own ways to them lead through its dispatcher, and take longer than some
+// of a small model's operators: a share of its step makes hundreds of tensors and views.
 //
 // A layer's own memory: LibTorch's graph knows nothing of these views.
 #pragma once
