@@ -336,8 +336,10 @@ ${sections.map(([title, result]) => `## ${title} (${result.count} ${result.count
   every step (we encode it once). One photo, batch 1.
 - *guided sampling step*: DDIM, prompt and negative prompt in one batch of 2. OpenVINO runs the U-Net alone, without a
   scheduler and guidance around it.
-- All run with \`OMP_WAIT_POLICY=PASSIVE\` and \`GOMP_SPINCOUNT=2000\`, as this package sets them for itself; they are not
-  the default of the peers.
+- All run with \`OMP_WAIT_POLICY=PASSIVE\` and \`GOMP_SPINCOUNT=2000\`, much as this package sets them for itself; they are
+  not the default of the peers.
+- Our steps are timed by their events; of events that come at once, as those of steps of less than 8 ms do, each has its
+  part of the time before them.
 - *a subject is learnt*: once, with the embedded model's own settings and dtype; no peer does the same.
 - *one thread*: ours with \`threads: 1\`, in turn with ours as it comes, one thread a core; the ratio is what the second
   one brings.

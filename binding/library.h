@@ -18,10 +18,10 @@ Status open_engine(const std::vector<std::string>& libraries, const std::string&
 
 // LibTorch's OpenMP threads spin while they wait, for milliseconds, unless told otherwise when the runtime is loaded.
 // On a machine that does anything else as well that is 3 to 14 times slower than sleeping (measured on two busy cores),
-// and in a user's app it burns their battery. While there is one of these, the environment says that they look some 20
-// microseconds for what comes next, unless the user has chosen; it is not left behind for child processes. Made and
-// destroyed on a JavaScript thread alone, however the libraries are opened meanwhile: that thread reads the
-// environment, and who changes it elsewhere may do so under its eyes.
+// and in a user's app it burns their battery. While there is one of these, the environment says that they look for
+// 50 microseconds, about as long as it takes to wake one, unless the user has chosen; it is not left behind for child
+// processes. Made and destroyed on a JavaScript thread alone, however the libraries are opened meanwhile: that thread
+// reads the environment, and who changes it elsewhere may do so under its eyes.
 class BriefWaiting {
  public:
   BriefWaiting();

@@ -21,7 +21,7 @@ function cpuSeconds() {
   return (user + system) / 1e6
 }
 
-/** Seconds within which events have come at once: those of steps that are shorter than a screen's frame do. */
+/** Seconds within which events have come at once, as those of steps of less than 8 ms do. */
 const AT_ONCE = 0.0005
 
 /**
@@ -32,13 +32,15 @@ async function intervals(job) {
   const times = { step: [], decode: [] }
   const work = { step: [], decode: [] }
   const comings = []
+  let latest
   let losses
   for await (const { type, loss, attention } of job) {
     losses = { loss, attention }
     const now = { clock: performance.now() / 1000, cpu: cpuSeconds(), types: [type] }
     const before = comings.at(-1)
-    if (before && now.clock - before.clock < AT_ONCE) before.types.push(type)
+    if (before && now.clock - latest < AT_ONCE) before.types.push(type)
     else comings.push(now)
+    latest = now.clock
   }
   await job
   for (const [i, { clock, cpu, types }] of comings.entries()) {

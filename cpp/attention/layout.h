@@ -21,6 +21,7 @@ inline at::Tensor rows_with_heads(const at::Tensor& like) {
 // Q, K and V of [B, N, 3 heads * d], in which they lie side by side: views [B, heads, N, d]
 inline std::array<at::Tensor, 3> split_sides(const at::Tensor& qkv, int64_t heads) {
   const int64_t B = qkv.size(0), N = qkv.size(1), C = qkv.size(2) / 3, d = C / heads, first = qkv.storage_offset();
+  TORCH_CHECK(3 * heads * d == qkv.size(2), "Q, K and V of ", heads, " heads in ", qkv.size(2), " channels");
   const auto side = [&](int64_t i) {
     return view_of(qkv, {B, heads, N, d}, {qkv.stride(0), d, qkv.stride(1), 1}, first + i * C);
   };
@@ -30,6 +31,7 @@ inline std::array<at::Tensor, 3> split_sides(const at::Tensor& qkv, int64_t head
 // [B, N, heads * d] -> [B, heads, N, d]
 inline at::Tensor split_heads(const at::Tensor& x, int64_t heads) {
   const int64_t B = x.size(0), N = x.size(1), d = x.size(2) / heads, step = x.stride(2);
+  TORCH_CHECK(heads * d == x.size(2), heads, " heads of ", x.size(2), " channels");
   if (in_graph(x)) return x.view({B, N, heads, d}).transpose(1, 2);
   return view_of(x, {B, heads, N, d}, {x.stride(0), d * step, x.stride(1), step});
 }

@@ -68,9 +68,7 @@ at::Tensor gated_linear(const at::Tensor& x, const at::Tensor& weight, const at:
                         Steps* steps) {
   check_no_graph(x);
   if (noted(steps)) {
-    steps->then([=, weight = &weight, bias = &bias](const at::Tensor& dy) {
-      return input_gradient(x, *weight, *bias, packed, dy);
-    });
+    steps->then([=](const at::Tensor& dy) { return input_gradient(x, weight, bias, packed, dy); });
   }
   return compute(x, weight, bias, packed);
 }

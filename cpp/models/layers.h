@@ -129,6 +129,7 @@ inline at::Tensor rows_of_picture(const at::Tensor& x) {
 }
 inline at::Tensor picture_of_rows(const at::Tensor& rows, int64_t h, int64_t w) {
   const int64_t B = rows.size(0), C = rows.size(2), step = rows.stride(1);
+  TORCH_CHECK(h * w == rows.size(1), "a picture of ", h, " x ", w, " from ", rows.size(1), " rows");
   if (in_graph(rows)) return rows.view({B, h, w, C}).permute({0, 3, 1, 2});
   return view_of(rows, {B, C, h, w}, {rows.stride(0), rows.stride(2), w * step, step});
 }

@@ -204,8 +204,8 @@ at::Tensor group_norm(const at::Tensor& x, int64_t groups, const at::Tensor& wei
   at::Tensor kept;
   const auto y = compute_forward(*kernel, x, groups, weight, bias, eps, silu, kept);
   if (noted(steps)) {  // which keeps x, as others do, and nothing of its size besides
-    steps->then([=, weight = &weight, bias = &bias](const at::Tensor& dy) {
-      return compute_backward(*kernel, x, dy.contiguous(at::MemoryFormat::ChannelsLast), kept, *weight, *bias, silu);
+    steps->then([=](const at::Tensor& dy) {
+      return compute_backward(*kernel, x, dy.contiguous(at::MemoryFormat::ChannelsLast), kept, weight, bias, silu);
     });
   }
   return y;
@@ -235,9 +235,9 @@ at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::T
   if (!kernel) {
     const auto [y, mean, inverse] = at::native_layer_norm(x, {width}, weight, bias, eps);
     if (noted(steps)) {
-      steps->then([=, mean = mean, inverse = inverse, weight = &weight, bias = &bias](const at::Tensor& dy) {
-        return std::get<0>(at::native_layer_norm_backward(dy.to(from), x, {width}, mean, inverse, *weight, *bias,
-                                                          {true, false, false}));
+      steps->then([=, mean = mean, inverse = inverse](const at::Tensor& dy) {
+        return std::get<0>(
+            at::native_layer_norm_backward(dy.to(from), x, {width}, mean, inverse, weight, bias, {true, false, false}));
       });
     }
     return y.to(dtype);
@@ -250,11 +250,11 @@ at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::T
   p.out = y.mutable_data_ptr(), p.kept = kept.mutable_data_ptr<float>();
   cpu::run_rows(rows, width, [&](int64_t row) { kernel->apply(p, row); });
   if (noted(steps)) {
-    steps->then([=, weight = &weight](const at::Tensor& dy) {
+    steps->then([=](const at::Tensor& dy) {
       SWAP_RECORD("swap::layer_norm", x);
       const auto dense = dy.contiguous(), dx = fresh(x, x.sizes());
       cpu::LayerNormProblem p;
-      p.width = width, p.x = x.const_data_ptr(), p.weight = weight->const_data_ptr(), p.dy = dense.const_data_ptr();
+      p.width = width, p.x = x.const_data_ptr(), p.weight = weight.const_data_ptr(), p.dy = dense.const_data_ptr();
       p.out = dx.mutable_data_ptr(), p.kept = kept.mutable_data_ptr<float>();
       cpu::run_rows(rows, width, [&](int64_t row) { kernel->gradient(p, row); });
       return dx;

@@ -103,8 +103,9 @@ void ask_for([[maybe_unused]] const at::BFloat16* weights) {
 void run(Product& p, const at::Tensor& weight, PackedWeights* packed) {
   const auto& kernel = *cpu::product_kernels().front();
   const auto* const kept = packed && kernel.asks_ahead ? packed->get(p, weight, kernel) : nullptr;
-  const auto wide = kept ? at::Tensor() : widened(weight);
-  if (!kept) set_weight(p, wide);
+  const bool ready = kept || divided(weight);
+  const auto made = ready ? at::Tensor() : widened(weight);
+  if (!kept) set_weight(p, ready ? weight : made);
   const bool serial = operations(p) < (cpu::in_team() ? kAlone : kSerial);
   const int64_t workers = serial ? 1 : cpu::worker_count(std::numeric_limits<int64_t>::max());
   const auto each = [&](int64_t items, c10::function_ref<void(int64_t, int64_t)> work) {

@@ -22,8 +22,8 @@ at::Tensor side_by_side(const at::Tensor& x, const at::Tensor& skip) {
   const int64_t C = x.size(1) + skip.size(1), item = static_cast<int64_t>(x.element_size());
   const auto result = fresh(x, {x.size(0), C, x.size(2), x.size(3)}, format);
   const int64_t left = x.size(1) * item, right = skip.size(1) * item;
-  const auto *const from = static_cast<const char*>(x.const_data_ptr()), *const more = static_cast<const char*>(
-                                                                             skip.const_data_ptr());
+  const auto* const from = static_cast<const char*>(x.const_data_ptr());
+  const auto* const more = static_cast<const char*>(skip.const_data_ptr());
   auto* const to = static_cast<char*>(result.mutable_data_ptr());
   cpu::run_rows(x.size(0) * x.size(2) * x.size(3), C, [&](int64_t pixel) {
     char* const here = to + pixel * (left + right);

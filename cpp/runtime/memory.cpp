@@ -159,8 +159,8 @@ class BlockAllocator final : public c10::Allocator {
   };
   using Kept = std::multimap<size_t, Waiting>;  // by size; of one size the newest first
 
-  // One that fits, if it may be this thread's: what another has written lies in its core's caches, and shares of a
-  // batch would pass their blocks to and fro.
+  // One that fits: this thread's own where there is one, else the smallest. What another thread has written lies in its
+  // core's caches, and shares of a batch would pass their blocks to and fro.
   Kept::iterator find(size_t size) {
     const auto first = kept_.lower_bound(size);
     auto block = first;

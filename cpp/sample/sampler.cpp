@@ -15,8 +15,8 @@
 namespace swap {
 namespace {
 
-// Seconds of a call that is over soon.
-constexpr double kSoon = 0.005;
+// Seconds of a call whose progress is worth waiting for: half a frame of a screen.
+constexpr double kSoon = 0.008;
 
 // Bytes that one picture's activations take at their peak: an estimate that errs upwards.
 int64_t activation_bytes(const DiffusionModel& model, int64_t height, int64_t width, bool guided) {

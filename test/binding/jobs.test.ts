@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { NativeEngine, NativeEvent, TrainerState } from '../../lib/native.ts'
-import { failure, kit } from './kit.ts'
+import { failure, kit, type NativeError } from './kit.ts'
 
 let engine: NativeEngine
 beforeEach(async () => {
@@ -74,6 +74,23 @@ describe('results', () => {
     }
     expect(images[2]?.data).toEqual(images[0]?.data)
     expect(images[1]?.data).not.toEqual(images[0]?.data)
+  })
+
+  it('of quick steps every event comes, in order, and before the end, whatever it is', async () => {
+    const told = async (seed: number) => {
+      const all: (number | string)[] = []
+      const { promise } = engine.generate(kit.generate({ seeds: [seed], steps: 40 }), (event) => {
+        if (event.type === 'progress' && event.phase === 'step') all.push(event.done)
+      })
+      await promise.then(
+        () => all.push('done'),
+        (error: NativeError) => all.push(error.code),
+      )
+      return all
+    }
+    const count = (n: number) => Array.from({ length: n }, (_, i) => i + 1)
+    expect(await told(1)).toEqual([...count(40), 'done'])
+    expect(await told(kit.seeds.fail)).toEqual([...count(20), 'SWAP_NUMERIC_NAN'])
   })
 
   it('a subject goes from learn into generate with all its values', async () => {

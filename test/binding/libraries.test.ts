@@ -144,6 +144,33 @@ describe('createEngine', () => {
     expect(out).toBe('exit\nopened')
   })
 
+  it('OpenMP is told to wait briefly while libraries are opened, unless it was told already, and children are not', async () => {
+    const library = join(folder, 'libtold.so')
+    const source = join(folder, 'told.c')
+    writeFileSync(
+      source,
+      `#include <stdio.h>
+      #include <stdlib.h>
+      static const char* value(const char* name) { const char* found = getenv(name); return found ? found : "-"; }
+      __attribute__((constructor)) static void begin(void) {
+        printf("%s %s\\n", value("OMP_WAIT_POLICY"), value("GOMP_SPINCOUNT"));
+        fflush(stdout);
+      }`,
+    )
+    execFileSync('cc', ['-shared', '-fPIC', '-o', library, source])
+    const told = (env: NodeJS.ProcessEnv) =>
+      run(
+        `await kit.native().openLibraries({ libraries: [], engine: ${JSON.stringify(library)} }).catch(() => {})
+        const { OMP_WAIT_POLICY: policy = '-', GOMP_SPINCOUNT: spins = '-' } = process.env
+        console.log(policy, spins)`,
+        [],
+        { OMP_WAIT_POLICY: undefined, GOMP_SPINCOUNT: undefined, ...env },
+      )
+    expect(await told({})).toMatch(/^PASSIVE [1-9]\d{2,3}\n- -$/)
+    expect(await told({ GOMP_SPINCOUNT: '7' })).toBe('- 7\n- 7')
+    expect(await told({ OMP_WAIT_POLICY: 'ACTIVE' })).toBe('ACTIVE -\nACTIVE -')
+  })
+
   it('the addon tells its interface number', () => {
     const header = readFileSync(new URL('../../cpp/engine.h', import.meta.url), 'utf8')
     expect(kit.native().abi).toBe(Number(header.match(/kEngineAbi = (\d+)/)?.[1]))

@@ -254,12 +254,59 @@ void flood() {
   expect(settled, "the end was dropped");
 }
 
+// Progress that more follows soon waits for it, once the reader was woken just before, and comes before what follows;
+// anything else wakes at once.
+void bundles() {
+  int wakes = 0;
+  Mailbox mailbox([&] { ++wakes; }, 64, std::chrono::hours(1));
+  const auto post = [&](int64_t done, bool soon) {
+    Progress progress;
+    progress.done = done;
+    progress.soon = soon;
+    mailbox.post({1, progress});
+  };
+  const auto taken = [&] {
+    std::vector<int64_t> all;
+    while (auto message = mailbox.take()) {
+      const auto* progress = std::get_if<Progress>(&message->body);
+      all.push_back(progress ? progress->done : -1);
+    }
+    return all;
+  };
+  post(1, true);
+  expect(wakes == 1, "the first progress waits");
+  expect(taken() == std::vector<int64_t>{1}, "not the first progress");
+  for (const int64_t done : {2, 3, 4}) post(done, true);
+  expect(wakes == 1, "woken though more follows soon");
+  post(5, false);
+  expect(wakes == 2, "the last progress waits");
+  wakes = 0;
+  expect(taken() == std::vector<int64_t>{2, 3, 4, 5}, "progress that waited is out of order");
+  expect(wakes == 3, "not woken once for each message that was left");
+  wakes = 0;
+  post(6, true);
+  expect(wakes == 0, "woken though more follows soon, after the box was empty");
+  mailbox.post({1, Settled{}});
+  expect(wakes == 1, "the end waits");
+  post(7, true);
+  expect(wakes == 1, "woken a second time before the reader came");
+  expect(taken() == std::vector<int64_t>{6, -1, 7}, "the end is out of order");
+
+  wakes = 0;
+  Mailbox eager([&] { ++wakes; }, 64, Mailbox::Clock::duration::zero());
+  Progress progress;
+  progress.soon = true;
+  for (int i = 0; i < 2; ++i) eager.post({1, progress}), eager.take();
+  expect(wakes == 2, "progress waits longer than the pause");
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
   const int rounds = count > 1 ? std::atoi(arguments[1]) : 40;
   const unsigned seed = count > 2 ? static_cast<unsigned>(std::atoi(arguments[2])) : 1;
   flood();
+  bundles();
   overtaking();
   for (int i = 0; i < 20; ++i) shutting();
   for (int i = 0; i < rounds; ++i) round(seed + static_cast<unsigned>(i));
