@@ -7,7 +7,7 @@ import type { NativeBinding } from './native.ts'
 import { packageRoot } from './paths.ts'
 
 /** `kEngineAbi` of cpp/engine.h that these sources were written against. */
-const NATIVE_ABI = 5
+export const NATIVE_ABI = 5
 
 /** Platforms that prebuilds are made for. */
 const PREBUILT = ['linux-x64']

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { enginePath, findAddon, hasEngine, loadAddon } from '../../lib/addon.ts'
+import { enginePath, findAddon, hasEngine, loadAddon, NATIVE_ABI } from '../../lib/addon.ts'
 
 let folder: string
 beforeEach(async () => {
@@ -19,9 +19,9 @@ const chosen = async (name: string, content: string) => {
 }
 
 test('SWAP_NATIVE_BINDING names the addon', async () => {
-  await chosen('addon.cjs', 'exports.abi = 4')
+  await chosen('addon.cjs', `exports.abi = ${NATIVE_ABI}`)
   expect(findAddon()).toBe(join(folder, 'addon.cjs'))
-  expect(loadAddon().abi).toBe(4)
+  expect(loadAddon().abi).toBe(NATIVE_ABI)
 })
 
 test('one that is missing', () => {

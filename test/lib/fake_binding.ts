@@ -1,4 +1,5 @@
 /** A binding in TypeScript: what the engine was asked for, and answers that a test gives by hand. */
+import { NATIVE_ABI } from '../../lib/addon.ts'
 import type {
   AttachInfo,
   AttachRequest,
@@ -125,7 +126,7 @@ export class FakeEngine implements NativeEngine {
 }
 
 export class FakeBinding implements NativeBinding {
-  readonly abi = 4
+  readonly abi = NATIVE_ABI
   readonly engines: FakeEngine[] = []
   /** By default a model loads at once, and the rest waits for the test. */
   onLoad: (call: Call<LoadRequest, EngineInfo>) => void = (call) => call.resolve(ENGINE_INFO)
