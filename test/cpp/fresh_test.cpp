@@ -49,9 +49,7 @@ TEST_CASE("views are LibTorch's own, with and without its graph's bookkeeping") 
 
 TEST_CASE("a view of what has a gradient has it too") {
   const auto x = at::randn({2, 6, 8}).requires_grad_(true);
-  const auto through = [&](const at::Tensor& view) {
-    return torch::autograd::grad({view.square().sum()}, {x})[0];
-  };
+  const auto through = [&](const at::Tensor& view) { return torch::autograd::grad({view.square().sum()}, {x})[0]; };
   const auto expected = 2 * x.detach();
   CHECK(at::equal(through(swap::split_heads(x, 2)), expected));
   CHECK(at::equal(through(swap::join_heads(swap::split_heads(x, 2))), expected));
