@@ -42,10 +42,8 @@ class Mailbox {
   using Clock = std::chrono::steady_clock;
 
   // `wake` is called when there are messages that do not wait, and when take() leaves some: by then the reader may have
-  // been there already. Never after shut(). `pause`: between two wakes where progress can wait, half a frame of a
-  // screen.
-  explicit Mailbox(std::function<void()> wake, size_t progress_limit = 1024,
-                   Clock::duration pause = std::chrono::milliseconds(8));
+  // been there already. Never after shut(). `pause`: between two wakes where progress can wait.
+  explicit Mailbox(std::function<void()> wake, size_t progress_limit = 1024, Clock::duration pause = kSoon);
 
   void post(Message message) noexcept;
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -332,13 +333,16 @@ struct EvaluateResult {
 
 // ---------------------------------------------------------------------------------------------
 
+// Half a frame of a screen: nobody who watches progress need hear of it more often.
+inline constexpr std::chrono::milliseconds kSoon{8};
+
 struct Progress {
   std::string phase;                                   // "load" | "prepare" | "step" | "decode"
   int64_t done = 0, total = 0;                         // bytes while loading, steps or images otherwise
   double loss = 0, reconstruction = 0, attention = 0;  // learn: L, L_rec, L_att (not weighted) of this step
   int64_t stage = -1;                                  // learn: of this step (of the first sample in a batch)
   double seconds_left = -1;
-  bool soon = false;  // another follows within some milliseconds: one may wait for it
+  bool soon = false;  // another follows within kSoon: one may wait for it
 };
 
 // What the engine says while it works. Called on the engine's thread; none may throw.

@@ -181,9 +181,8 @@ SplitAttentionResult split_attention_fused_cpu(const cpu::Kernel& kernel, const 
                                                bool causal) {
   TORCH_CHECK(!causal || q.size(2) == k.size(2), "causal attention of ", q.size(2), " queries to ", k.size(2),
               " tokens");
-  const bool differentiated =
-      c10::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad());
-  if (!differentiated) return compute_forward(kernel, Inputs(q, k, v, k_ref, weights, causal));
+  if (!in_graph(q) && !in_graph(k) && !in_graph(v))
+    return compute_forward(kernel, Inputs(q, k, v, k_ref, weights, causal));
   const auto optional = [](const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; };
   const auto results = FusedSplitAttention::apply(q, k, v, optional(k_ref), optional(weights), &kernel, causal);
   return {results[0], results.size() > 1 ? results[1] : at::Tensor()};

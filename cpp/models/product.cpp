@@ -28,17 +28,18 @@ bool divided(const at::Tensor& some) {
   return std::all_of(channels.begin(), channels.end(), [](int64_t n) { return n % cpu::kGroup == 0; });
 }
 
-// Weights [out, in, k, k], or a bias [out], with zeros after them up to multiples of 32.
-at::Tensor widened(const at::Tensor& some) {
-  if (divided(some)) return some;
+// Weights [out, in, k, k], or a bias [out], with zeros after them up to multiples of 32. Borrowed where they need none:
+// what threads have in common is counted by none of them.
+c10::MaybeOwned<at::Tensor> widened(const at::Tensor& some) {
+  if (divided(some)) return c10::MaybeOwned<at::Tensor>::borrowed(some);
   auto shape = some.sizes().vec();
   for (size_t i = 0; i < std::min<size_t>(2, shape.size()); ++i) shape[i] = cpu::round_up(shape[i], cpu::kGroup);
   const auto layout = shape.size() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  const auto wide = at::empty(shape, some.options(), layout).zero_();
+  auto wide = at::empty(shape, some.options(), layout).zero_();
   auto part = wide;
   for (int64_t i = 0; i < some.dim(); ++i) part = part.narrow(i, 0, some.size(i));
   part.copy_(some);
-  return wide;
+  return c10::MaybeOwned<at::Tensor>::owned(std::move(wide));
 }
 
 // x [B, C, h, w] -> [B, n, h, w] channels-last, with zeros after its own channels
@@ -103,9 +104,8 @@ void ask_for([[maybe_unused]] const at::BFloat16* weights) {
 void run(Product& p, const at::Tensor& weight, PackedWeights* packed) {
   const auto& kernel = *cpu::product_kernels().front();
   const auto* const kept = packed && kernel.asks_ahead ? packed->get(p, weight, kernel) : nullptr;
-  const bool ready = kept || divided(weight);
-  const auto made = ready ? at::Tensor() : widened(weight);
-  if (!kept) set_weight(p, ready ? weight : made);
+  const auto wide = kept ? c10::MaybeOwned<at::Tensor>() : widened(weight);
+  if (!kept) set_weight(p, *wide);
   const bool serial = operations(p) < (cpu::in_team() ? kAlone : kSerial);
   const int64_t workers = serial ? 1 : cpu::worker_count(std::numeric_limits<int64_t>::max());
   const auto each = [&](int64_t items, c10::function_ref<void(int64_t, int64_t)> work) {
@@ -155,15 +155,21 @@ void run(Product& p, const at::Tensor& weight, PackedWeights* packed) {
   }
 }
 
+// `x` where it is to be had, as `expect_contiguous` gives it.
+c10::MaybeOwned<at::Tensor> dense_if(bool wanted, const at::Tensor& x, at::MemoryFormat format) {
+  return wanted ? x.expect_contiguous(format) : c10::MaybeOwned<at::Tensor>();
+}
+
 at::Tensor multiply(Product& p, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                     PackedWeights* packed, const at::Tensor& y) {
   const int64_t outputs = weight.size(p.transposed ? 1 : 0);
   TORCH_CHECK(!bias.defined() || bias.numel() == outputs, "a bias of ", bias.numel(), " for ", outputs);
-  const bool ready = !bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous() && divided(bias));
-  const auto made = ready ? at::Tensor() : widened(bias.to(at::kBFloat16).contiguous());
-  const auto& values = ready ? bias : made;
+  const bool ready = !bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous());
+  const auto dense = ready ? c10::MaybeOwned<at::Tensor>::borrowed(bias)
+                           : c10::MaybeOwned<at::Tensor>::owned(bias.to(at::kBFloat16).contiguous());
+  const auto values = bias.defined() ? widened(*dense) : c10::MaybeOwned<at::Tensor>();
   p.x = x.const_data_ptr(), p.y = y.mutable_data_ptr();
-  p.bias = values.defined() ? values.const_data_ptr() : nullptr;
+  p.bias = bias.defined() ? values->const_data_ptr() : nullptr;
   run(p, weight, packed);
   return y;
 }
@@ -182,11 +188,6 @@ bool set_added(Product& p, const at::Tensor& added, at::IntArrayRef shape) {
   p.added_pixel = full ? p.outputs : 0;
   p.added_sample = full ? p.pixels * p.outputs : added.size(0) == 1 ? 0 : p.outputs;
   return true;
-}
-
-// `x` where it is to be had, as `expect_contiguous` gives it.
-c10::MaybeOwned<at::Tensor> dense_if(bool wanted, const at::Tensor& x, at::MemoryFormat format) {
-  return wanted ? x.expect_contiguous(format) : c10::MaybeOwned<at::Tensor>::owned(at::Tensor());
 }
 
 at::Tensor matrix(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool transposed, bool gated,
@@ -238,7 +239,7 @@ const at::BFloat16* PackedWeights::get(Product p, const at::Tensor& weight, cons
   const std::lock_guard lock(mutex_);
   if (!packed.defined()) {
     const auto wide = widened(weight);
-    set_weight(p, wide);
+    set_weight(p, *wide);
     const int64_t groups = p.outputs / cpu::kGroup;
     packed = arena_->take(groups * cpu::group_size(p));
     kernel.pack_weights(p, 0, groups, packed.mutable_data_ptr());

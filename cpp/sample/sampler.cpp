@@ -15,9 +15,6 @@
 namespace swap {
 namespace {
 
-// Seconds of a call whose progress is worth waiting for: half a frame of a screen.
-constexpr double kSoon = 0.008;
-
 // Bytes that one picture's activations take at their peak: an estimate that errs upwards.
 int64_t activation_bytes(const DiffusionModel& model, int64_t height, int64_t width, bool guided) {
   const int64_t item = static_cast<int64_t>(c10::elementSize(model.compute.dtype));
@@ -100,9 +97,8 @@ void generate(const DiffusionModel& model, const GenerateRequest& request, const
     progress.done = done;
     progress.total = total;
     if (calls_done > 0) {
-      const double spent = std::chrono::duration<double>(Clock::now() - begin).count();
-      const double each = spent / static_cast<double>(calls_done);
-      progress.seconds_left = each * static_cast<double>(calls_total - calls_done);
+      const std::chrono::duration<double> each = (Clock::now() - begin) / static_cast<double>(calls_done);
+      progress.seconds_left = each.count() * static_cast<double>(calls_total - calls_done);
       progress.soon = more && each < kSoon;
     }
     hooks.progress(progress);

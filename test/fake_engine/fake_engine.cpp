@@ -333,7 +333,7 @@ class FakeEngine final : public Engine {
         if (seed == kFailSeed && 2 * step >= request.steps)
           return {"SWAP_NUMERIC_NAN", "the latents are not numbers", ""};
         Progress progress = at("step", i * request.steps + step + 1, images * request.steps);
-        progress.soon = seed != kBlockSeed && step_ms_ < 8 && step + 1 < request.steps;
+        progress.soon = seed != kBlockSeed && step_ms_ < kSoon.count() && step + 1 < request.steps;
         tell(hooks, progress);
         if (seed == kBlockSeed && !work(hooks, 0, true)) return cancelled("generation");
         if (seed == kFloodSeed && step == 0) flood(hooks, kFlood);
